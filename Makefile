@@ -1,0 +1,53 @@
+# Everything here installs what it needs into .venv by itself; a fresh Debian machine needs only
+# make, python3 (>= 3.11) and python3-venv. Another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed.stamp
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(INSTALLED) ## Both packages and the developer tools in .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: no $(PYTHON) found. Install it (Debian: apt install python3 python3-venv) or name another: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: Hallmark needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) cannot create virtual environments (Debian: apt install python3-venv)" >&2; exit 2; }
+	@echo "installing into $(VENV) (some minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) hatchling editables
+	@$(PIP) --no-build-isolation --editable '.[registry,dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## Issue copies, attack their images, resolve them back; writes demo/report.html
+	$(BIN)/python -m registry.demo --out demo
+
+test: $(INSTALLED) ## All tests
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(INSTALLED) ## Style, types, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Rewrite the sources in the common style
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## All benchmarks; QUICK=1 for a short run
+	@for script in verify issue attribution; do \
+	  echo "== bench/$$script.py"; $(BIN)/python -m bench.$$script $(if $(QUICK),--quick) || exit 1; done
+
+clean: ## Remove everything that make has made
+	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find registry verifier migrations bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
