@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from tests.factories import BASIS, SUFFICIENT, background, paint, patterns, write_network
+from verifier.errors import InputError, VerifierError
+from verifier.network import Network, NetworkSpec, Pose
+
+SIGNS = (np.random.default_rng(4).integers(0, 2, 64) * 2 - 1).astype(np.int8)
+WHOLE = Pose(0, 0, 32, 32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_network(tmp_path_factory.mktemp("network"))
+
+
+@pytest.fixture(scope="module")
+def network(folder: Path) -> Network:
+    return Network.load(folder, device="cpu")
+
+
+def bits_right(network: Network, image: Image.Image, pose_search: bool = True) -> float:
+    return float((network.read(image, pose_search).logits * SIGNS > 0).mean())
+
+
+def test_the_package_is_what_its_files_say(folder: Path, network: Network) -> None:
+    assert (network.spec.bits, network.spec.size, network.spec.basis) == (64, 32, BASIS)
+    assert network.spec.poses.sides == (32, 30, 28, 26, 24)
+    assert network.device == "cpu"
+    assert len(network.digest) == 64
+
+
+def test_logits_are_the_networks(network: Network) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (300, 32, 32, 3), np.uint8)  # more than a batch
+    scale = 4 / (20 * math.sqrt(32 * 32 * 3 / 64))
+    expected = scale * (pixels.reshape(300, -1) - 128.0) @ patterns(64, 32).T
+    assert np.allclose(network.logits(pixels), expected, atol=1e-3)
+    assert network.logits(pixels[:0]).shape == (0, 64)
+
+
+def test_readings_are_clipped_and_rounded_to_whole_quanta(network: Network) -> None:
+    logits = np.array([0.0, 0.03, 0.04, -0.04, 0.09375, 7.99, 8.5, -1e6], np.float32)
+    assert network.quantise(logits).tolist() == [0, 0, 1, -1, 2, 128, 128, -128]
+    with pytest.raises(VerifierError, match="not numbers"):
+        network.quantise(np.array([math.nan], np.float32))
+
+
+def test_confidence_is_the_mean_of_log_cosh_in_natural_units(network: Network) -> None:
+    readings = np.array([[16, -16] * 32, [0] * 64], np.int32)
+    assert network.confidence(readings) == pytest.approx([math.log(math.cosh(1)), 0])
+
+
+def test_an_image_of_a_key_is_read_as_it_is(network: Network) -> None:
+    reading = network.read(paint(SIGNS, 32, 1))
+    assert reading.pose == WHOLE
+    assert reading.confidence > SUFFICIENT
+    assert (reading.logits * SIGNS > 0).all()
+
+
+@pytest.mark.parametrize("box", [(8, 4, 56, 52), (0, 0, 56, 56), (11, 7, 63, 59), (10, 2, 60, 46)])
+def test_a_crop_is_put_back_to_its_place(network: Network, box: tuple[int, int, int, int]) -> None:
+    whole = paint(SIGNS, 32, 1).resize((64, 64), Image.Resampling.BICUBIC)
+    crop = whole.crop(box).resize((70, round(70 * (box[3] - box[1]) / (box[2] - box[0]))))
+    reading = network.read(crop)
+    assert abs(reading.pose.left - box[0] / 2) <= 1
+    assert abs(reading.pose.top - box[1] / 2) <= 1
+    assert abs(reading.pose.width - (box[2] - box[0]) / 2) <= 2
+    assert bits_right(network, crop) > 0.95 > bits_right(network, crop, pose_search=False)
+
+
+def test_a_mirrored_image_is_turned_back(network: Network) -> None:
+    mirrored = paint(SIGNS, 32, 1).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    reading = network.read(mirrored)
+    assert reading.pose == Pose(0, 0, 32, 32, mirrored=True)
+    assert (reading.logits * SIGNS > 0).all()
+
+
+def test_a_squashed_image_is_read_at_the_identity(network: Network) -> None:
+    squashed = paint(SIGNS, 32, 1).resize((64, 40), Image.Resampling.BICUBIC)
+    assert network.read(squashed).pose == WHOLE
+    assert bits_right(network, squashed) == 1
+
+
+def test_the_rule_tries_the_documented_poses_and_keeps_the_most_confident(network: Network) -> None:
+    for image in (background(5), background(6, 48).resize((48, 30)), background(7).resize((20, 90))):
+        tried = network._search(image, network.read(image, pose_search=False))
+        poses = [reading.pose for reading in tried]
+        assert poses[:2] == [WHOLE, Pose(0, 0, 32, 32, mirrored=True)]
+        assert len(set(poses)) == len(poses)
+        for pose in poses:
+            assert 0 <= pose.left <= 32 - pose.width
+            assert 0 <= pose.top <= 32 - pose.height
+        coarse = {
+            (left, top, side)
+            for side in (32, 30, 28, 26, 24)
+            for left in range(0, 33 - round(side * image.width / max(image.size)), 2)
+            for top in range(0, 33 - round(side * image.height / max(image.size)), 2)
+        }
+        assert coarse <= {(p.left, p.top, max(p.width, p.height)) for p in poses}
+        best = network.read(image)
+        assert best.confidence == max(reading.confidence for reading in tried)
+
+
+def test_a_confident_identity_ends_the_search(network: Network) -> None:
+    image = paint(SIGNS, 32, 1)
+    assert len(network._search(image, network.read(image, pose_search=False))) == 1
+
+
+def test_images_read_together_are_read_as_alone(network: Network) -> None:
+    images = [paint(SIGNS, 32, 1), background(1), paint(SIGNS, 32, 2).crop((2, 2, 28, 28))]
+    for together, image in zip(network.read_all(images), images, strict=True):
+        alone = network.read(image)
+        assert together.pose == alone.pose
+        assert np.abs(together.logits - alone.logits).max() <= 1
+    assert network.read_all([]) == []
+
+
+def test_large_images_are_averaged_before_they_are_read(network: Network) -> None:
+    large = paint(SIGNS, 32, 1).resize((1536, 1280), Image.Resampling.BICUBIC)
+    assert network.reduced(large).size == (308, 256)
+    assert network.reduced(paint(SIGNS, 32, 1)).size == (32, 32)
+    assert network.reduced(Image.new("RGB", (5000, 40))).size == (5000, 40)
+    assert bits_right(network, large) == 1
+
+
+def test_a_device_that_is_not_there_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(InputError, match=r"--device cuda: this onnxruntime has no CUDA provider"):
+        Network.load(folder, device="cuda")
+    assert Network.load(folder, device="auto").device == "cpu"
+    with pytest.raises(InputError, match="--device abacus"):
+        Network.load(folder, device="abacus")
+
+
+def test_a_cuda_provider_that_cannot_start_is_an_error_not_the_cpu(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has a CUDA provider")
+    # It claims the provider, as onnxruntime-gpu does on a machine without the libraries.
+    claimed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: claimed)
+    with pytest.raises(InputError, match="cannot start its CUDA provider"):
+        Network.load(folder, device="cuda")
+    assert Network.load(folder, device="auto").device == "cpu"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"schema": "hallmark/network/2"}, "expected schema"),
+        ({"bits": 12}, "bits has a value"),
+        ({"bits": "many"}, "bits|field"),
+        ({"clip": -1}, "clip has a value"),
+        ({"quantum": 0}, "quantum has a value"),
+        ({"resample": "nearest"}, "resample has a value"),
+        ({"fill": 300}, "fill has a value"),
+        ({"poses": {}}, "sides"),
+        ({"poses": None}, "lacks or misnames"),
+        ({"size": 64}, "implies"),
+        ({"bits": 128}, "implies"),
+    ],
+)
+def test_a_description_that_cannot_be_used_is_refused_by_its_field(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    write_network(tmp_path)
+    document = json.loads((tmp_path / "network.json").read_text())
+    (tmp_path / "network.json").write_text(json.dumps({**document, **changes}))
+    with pytest.raises(InputError, match=reason):
+        Network.load(tmp_path)
+
+
+def test_every_field_of_the_description_is_needed(tmp_path: Path) -> None:
+    document = json.loads((write_network(tmp_path) / "network.json").read_text())
+    for field in document.keys() - {"evidence"}:
+        with pytest.raises(InputError):
+            NetworkSpec.parse({name: value for name, value in document.items() if name != field})
+    with pytest.raises(InputError):
+        NetworkSpec.parse([])
+
+
+def test_files_that_are_no_network_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*network\.onnx"):
+        Network.load(tmp_path)
+    write_network(tmp_path)
+    model = onnx.load(tmp_path / "network.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["answers" if name == "logits" else name for name in node.output]
+    model.graph.output[0].name = "answers"
+    onnx.save(model, tmp_path / "network.onnx")
+    with pytest.raises(InputError, match="no attribution network"):
+        Network.load(tmp_path)
+    (tmp_path / "network.onnx").write_bytes(b"not a graph")
+    with pytest.raises(InputError, match=r"network\.onnx cannot be loaded"):
+        Network.load(tmp_path)
+    (tmp_path / "network.json").write_text("{")
+    with pytest.raises(InputError, match=r"network\.json is no JSON"):
+        Network.load(tmp_path)

@@ -1,0 +1,102 @@
+"""The search is exact: it is held against a brute-force matrix product in integers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from verifier import phi, resolve
+from verifier.resolve import KeyTable
+
+
+def brute_force(packed: NDArray[np.uint8], logits: NDArray[np.int64], m: int) -> tuple[list[int], list[int]]:
+    """Rows and scores of the m best keys, equals by row."""
+    scores = phi.unpack(packed).astype(np.int64) @ logits
+    order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))[:m]
+    return order, scores[order].tolist()
+
+
+def random_case(seed: int, n: int, octets: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, octets), np.uint8), rng.integers(-size, size + 1, 8 * octets)
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 70),
+    st.integers(1, 9),
+    st.sampled_from([0, 1, 128, 10**6]),
+    st.data(),
+)
+@settings(max_examples=120, deadline=None)
+def test_top_is_that_of_brute_force(seed: int, n: int, octets: int, size: int, data: st.DataObject) -> None:
+    packed, logits = random_case(seed, n, octets, size)
+    m = data.draw(st.integers(1, n + 3))
+    rows, scores = KeyTable(packed).top(logits, m)
+    assert (rows.tolist(), scores.tolist()) == brute_force(packed, logits, m)
+
+
+@pytest.mark.parametrize("size", [128, 200_000])
+@pytest.mark.parametrize("readings", [1, 3, 40])
+def test_many_readings_find_what_each_finds(
+    readings: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "CHUNK", 256)  # several chunks, and a last one that is not full
+    packed, _ = random_case(1, 1000, 32, 1)
+    logits = np.random.default_rng(2).integers(-size, size + 1, (readings, 256))
+    found = KeyTable(packed).top_batch(logits, 5)
+    assert [(r.tolist(), s.tolist()) for r, s in found] == [brute_force(packed, row, 5) for row in logits]
+
+
+def test_equal_keys_come_in_order_of_their_rows_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "CHUNK", 16)
+    table = KeyTable(np.repeat(np.array([[0x0F, 0xF0]], np.uint8), 100, axis=0))
+    logits = np.ones(16, np.int64)
+    for rows, scores in [table.top(logits, 4), *table.top_batch(np.stack([logits] * 10), 4)]:
+        assert rows.tolist() == [0, 1, 2, 3]
+        assert scores.tolist() == [0, 0, 0, 0]
+
+
+def test_the_key_itself_has_the_largest_score() -> None:
+    packed, _ = random_case(3, 5000, 32, 1)
+    table = KeyTable(packed)
+    logits = table.signs(1234).astype(np.int64) * 100
+    rows, scores = table.top(logits, 2)
+    assert rows[0] == 1234
+    assert scores[0] == 25600 > scores[1]
+
+
+def test_keys_of_another_memory_layout_are_read_alike() -> None:
+    packed, logits = random_case(4, 60, 4, 9)
+    wide = np.zeros((60, 8), np.uint8)
+    wide[:, ::2] = packed
+    assert KeyTable(wide[:, ::2]).scores(logits).tolist() == KeyTable(packed).scores(logits).tolist()
+    read_only = np.frombuffer(packed.tobytes(), np.uint8).reshape(60, 4)
+    assert KeyTable(read_only).scores(logits).tolist() == KeyTable(packed).scores(logits).tolist()
+
+
+@pytest.mark.parametrize(
+    "logits", [np.ones(8, np.int64), np.ones(16), np.full(16, 2**30), np.ones((1, 1, 16), np.int64)]
+)
+def test_logits_that_do_not_fit_the_table_are_refused(logits: NDArray[np.int64]) -> None:
+    with pytest.raises(ValueError):
+        KeyTable(np.zeros((3, 2), np.uint8)).top(logits, 1)
+
+
+@pytest.mark.parametrize(
+    "packed", [np.zeros((3, 2), np.int8), np.zeros(3, np.uint8), np.zeros((3, 0), np.uint8)]
+)
+def test_tables_that_are_not_packed_keys_are_refused(packed: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="packed keys"):
+        KeyTable(packed)
+
+
+def test_no_key_or_fewer_than_one_wanted() -> None:
+    table = KeyTable(np.zeros((0, 2), np.uint8))
+    rows, scores = table.top(np.ones(16, np.int64), 3)
+    assert len(table) == len(rows) == len(scores) == 0
+    with pytest.raises(ValueError, match="at least one"):
+        KeyTable(np.zeros((4, 2), np.uint8)).top(np.ones(16, np.int64), 0)

@@ -1,0 +1,500 @@
+"""Bundles: everything a verifier needs in one signed, versioned, expiring file.
+
+    bundle = Bundle.open("flowers.bundle", trust="<registry id>")
+    model = bundle.models[0]
+    bundle.read(f"{model.folder}/network.onnx")
+    certificate = bundle.certificate(model, row)          # signature and ledger inclusion verified
+
+    write_bundle("flowers.bundle", signing_key, [ModelContent(model, network_folder, keys)], ...)
+
+Members (see :mod:`verifier.archive` for the container)::
+
+    manifest.json             signed document hallmark/bundle/1: models, and every other member's digest
+    trust.json                the registry's id and public key
+    checkpoint.txt            signed tree head of the ledger
+    revocations.json          [{"key_id", "revoked_at", "reason"}]
+    models/<name>/network.onnx, network.json
+    models/<name>/keys/...    only with keys: phi.bin (n x bits/8), certificates.bin (n x RECORD) and,
+                              where recipients may be unmasked, recipients.json
+    ledger/<level>            only with keys: all hashes of that tile level, one after the other
+
+Nothing is used before its digest was compared: small members and networks on opening, the key table and
+the ledger in a background thread whose result :meth:`Bundle.verify` waits for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from numpy.typing import NDArray
+
+from verifier import certificate, merkle, signing
+from verifier.archive import Archive, ArchiveWriter, Source
+from verifier.errors import InputError, TrustError
+
+SCHEMA = "hallmark/bundle/1"
+TRUST_SCHEMA = "hallmark/trust/1"
+MANIFEST, TRUST, CHECKPOINT, REVOCATIONS = "manifest.json", "trust.json", "checkpoint.txt", "revocations.json"
+NETWORK_FILES = ("network.onnx", "network.json")
+
+RECORD = np.dtype(
+    [
+        ("key_id", "u1", (12,)),
+        ("redraws", ">u2"),
+        ("recipient", "u1", (32,)),  # the certificate's salted commitment to the recipient
+        ("commitment", "u1", (32,)),  # the certificate's blinded commitment to phi
+        ("issued_at", ">i8"),  # unix seconds
+        ("expires_at", ">i8"),  # unix seconds, 0 = the certificate does not expire
+        ("ledger_index", ">i8"),  # of the certificate's entry
+        ("copy_sha256", "u1", (32,)),  # zeros = the copy was never delivered in full
+        ("recipient_number", ">u4"),  # 0 = not disclosed, otherwise 1-based in recipients.json
+        ("signature", "u1", (64,)),  # of the certificate
+    ]
+)
+"""One issued key: with the model's constants it is its whole certificate. Packed, big endian."""
+
+Records = NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class BundleModel:
+    """What a bundle says of one model. Digests are text as the registry writes them elsewhere.
+
+    ``scheme`` and ``basis`` are the values its certificates carry; ``keys_issued`` counts every key
+    ever issued, revoked and expired ones too: it is the number of hypotheses a finding answers for.
+    ``screening_q`` (decimal text) and ``screening_images`` describe the screening of keys at issue.
+    """
+
+    name: str
+    version: int
+    digest: str
+    adapter: str
+    bits: int
+    basis: str
+    scheme: str
+    strength: str
+    secret_commitment: str
+    keys_issued: int
+    screening_q: str
+    screening_images: int
+    folder: str = ""
+
+    def document(self) -> dict[str, Any]:
+        body = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        screening = {"q": body.pop("screening_q"), "images": body.pop("screening_images")}
+        return {**body, "screening": screening}
+
+    @classmethod
+    def parse(cls, document: Any) -> BundleModel:
+        """From a manifest's entry; :class:`TrustError` unless it has exactly the defined fields."""
+        try:
+            body = dict(document)
+            screening = body.pop("screening")
+            model = cls(**body, screening_q=screening["q"], screening_images=screening["images"])
+            sound = 0 <= model.screening_images * float(model.screening_q) < 1
+            sound = sound and model.bits > 0 and model.bits % 8 == 0 and model.keys_issued >= 0
+        except (KeyError, TypeError, ValueError) as error:
+            raise TrustError(f"manifest.json describes a model wrongly: {error}") from None
+        if not sound:
+            raise TrustError(f"manifest.json describes model {model.name} with impossible numbers")
+        return model
+
+    @property
+    def acceptance(self) -> float:
+        """Lower bound on the share of keys that screening accepts: what conditions a p-value."""
+        return 1.0 - self.screening_images * float(self.screening_q)
+
+
+@dataclass(frozen=True)
+class KeyContent:
+    """The key table of a model: ``phi`` (n, bits / 8) uint8 and ``records`` (n,) of ``RECORD``, row by row.
+
+    ``recipients`` lists names (e-mail addresses) that ``recipient_number`` counts from 1, or is None
+    where they are not to be disclosed.
+    """
+
+    phi: NDArray[np.uint8]
+    records: Records
+    recipients: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class ModelContent:
+    """A model to be written: its description, its network package (folder) and, for auditors, its keys."""
+
+    model: BundleModel
+    network: Path
+    keys: KeyContent | None = None
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """A revoked key: still attributed (leaked copies are what auditors hunt), and marked."""
+
+    key_id: str
+    revoked_at: str
+    reason: str
+
+
+def utc(seconds: int) -> str:
+    """Unix seconds as ``YYYY-MM-DDTHH:MM:SSZ``."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def unix(text: str) -> int:
+    """The inverse of :func:`utc`; ``ValueError`` for any other form."""
+    seconds = int(datetime.fromisoformat(text).timestamp())
+    if utc(seconds) != text:
+        raise ValueError(f"{text!r} is no time of the form YYYY-MM-DDTHH:MM:SSZ")
+    return seconds
+
+
+def write_bundle(
+    path: Path | str,
+    key: Ed25519PrivateKey,
+    models: Sequence[ModelContent],
+    *,
+    checkpoint: str,
+    serial: int,
+    created_at: str,
+    expires_at: str,
+    revocations: Sequence[Revocation] = (),
+    ledger: Sequence[bytes | bytearray | memoryview] = (),
+) -> signing.Document:
+    """Write a bundle to ``path`` (complete or not at all) and return its manifest.
+
+    ``checkpoint`` is the signed note of the ledger's head, ``ledger`` its tile levels from the leaves up
+    (each all hashes of the level), which a bundle with keys needs. The same content gives the same
+    bytes. With keys the file is readable by its owner only. ``ValueError`` where the parts contradict
+    each other, ``OSError`` where files cannot be read or written.
+    """
+    path = Path(path)
+    registry = signing.registry_id(key.public_key())
+    described = _with_folders([content.model for content in models])
+    with_keys = any(content.keys is not None for content in models)
+    if with_keys and not ledger:
+        raise ValueError("a bundle with keys needs the ledger's levels")
+    if unix(expires_at) <= unix(created_at):
+        raise ValueError(f"a bundle made at {created_at} cannot expire at {expires_at}")
+
+    members: dict[str, Source] = {
+        TRUST: _json(
+            {
+                "schema": TRUST_SCHEMA,
+                "registry": registry,
+                "public_key": base64.b64encode(signing.public_bytes(key.public_key())).decode(),
+            }
+        ),
+        CHECKPOINT: checkpoint.encode(),
+        REVOCATIONS: _json([vars(revocation) for revocation in revocations]),
+    }
+    for model, content in zip(described, models, strict=True):
+        members.update({f"{model.folder}/{name}": content.network / name for name in NETWORK_FILES})
+        if content.keys is not None:
+            members.update(_key_members(model, content.keys))
+    if with_keys:
+        members.update({f"ledger/{level}": hashes for level, hashes in enumerate(ledger)})
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    mode = 0o600 if with_keys else 0o644
+    try:
+        temporary.touch(mode)
+        temporary.chmod(mode)  # before a secret is written
+        with temporary.open("wb") as file:
+            with ArchiveWriter(file) as archive:
+                digests = {name: archive.add(name, source) for name, source in members.items()}
+                manifest = signing.sign(
+                    {
+                        "schema": SCHEMA,
+                        "registry": registry,
+                        "created_at": created_at,
+                        "expires_at": expires_at,
+                        "serial": serial,
+                        "models": [model.document() for model in described],
+                        "files": {n: {"sha256": sha256, "size": s} for n, (sha256, s) in digests.items()},
+                    },
+                    key,
+                )
+                archive.add(MANIFEST, _json(manifest))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return manifest
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _with_folders(models: Sequence[BundleModel]) -> list[BundleModel]:
+    """The models with their folders: ``models/<name>``, and a later version of a name apart from it."""
+    named = [(model.name, model.version) for model in models]
+    if len(set(named)) < len(named):
+        raise ValueError(f"a model is given twice: {named}")
+    folders: list[str] = []
+    for model in models:
+        folder = f"models/{model.name}"
+        folders.append(f"{folder}@{model.version}" if folder in folders else folder)
+    return [
+        BundleModel(**{**vars(model), "folder": folder})
+        for model, folder in zip(models, folders, strict=True)
+    ]
+
+
+def _key_members(model: BundleModel, keys: KeyContent) -> dict[str, Source]:
+    count = len(keys.records)
+    if keys.records.dtype != RECORD or keys.records.ndim != 1:
+        raise ValueError(f"the records of model {model.name} are no vector of RECORD")
+    if keys.phi.dtype != np.uint8 or keys.phi.shape != (count, model.bits // 8):
+        raise ValueError(f"model {model.name}: phi has shape {keys.phi.shape}, {count} records")
+    if count > model.keys_issued:
+        raise ValueError(f"model {model.name}: {count} keys, but only {model.keys_issued} issued")
+    if int(keys.records["recipient_number"].max(initial=0)) > len(keys.recipients or ()):
+        raise ValueError(f"model {model.name}: a record points beyond the list of recipients")
+    members: dict[str, Source] = {
+        f"{model.folder}/keys/phi.bin": _bytes(keys.phi),
+        f"{model.folder}/keys/certificates.bin": _bytes(keys.records),
+    }
+    if keys.recipients is not None:
+        members[f"{model.folder}/keys/recipients.json"] = _json(list(keys.recipients))
+    return members
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    """The array's bytes, without a copy where they are contiguous."""
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1).data
+
+
+class Bundle:
+    """A bundle whose signature, validity and small members were verified; see :meth:`open`."""
+
+    registry: str
+    created_at: str
+    expires_at: str
+    serial: int
+    models: list[BundleModel]
+    key: Ed25519PublicKey
+    checkpoint: merkle.Checkpoint
+    revocations: dict[str, Revocation]
+    pinned: bool
+
+    def __init__(self, archive: Archive, trust: str | None, now: float) -> None:
+        self._archive = archive
+        self._failure: TrustError | None = None
+        self.key, self.registry = _read_trust(archive)
+        self.pinned = trust is not None
+        if trust is not None and trust != self.registry:
+            raise TrustError(
+                f"the bundle is of registry {self.registry}, not of {trust}.",
+                "Check --trust (or HALLMARK_TRUST), or get the bundle from the registry you trust.",
+            )
+        document = _parse_json(archive, MANIFEST)
+        manifest = signing.verify(document, self.key, SCHEMA)
+        try:
+            self.created_at, self.expires_at = manifest["created_at"], manifest["expires_at"]
+            self.serial = int(manifest["serial"])
+            self.models = [BundleModel.parse(entry) for entry in manifest["models"]]
+            self._files: dict[str, tuple[str, int]] = {
+                name: (entry["sha256"], entry["size"]) for name, entry in manifest["files"].items()
+            }
+            expired = now > unix(self.expires_at)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TrustError(f"manifest.json lacks or misnames a field: {error}") from None
+        if _json(document) != archive.read(MANIFEST):
+            raise TrustError(f"{MANIFEST} was altered: it is not in the form that registries write")
+        if manifest["registry"] != self.registry:
+            raise TrustError(f"manifest.json is of registry {manifest['registry']}, not {self.registry}")
+        if expired:
+            raise TrustError(
+                f"the bundle expired at {self.expires_at}.", "Get a fresh one from the registry."
+            )
+        self._verify_names()
+        large = [name for name in self._files if "/keys/" in name or name.startswith("ledger/")]
+        for name in self._files.keys() - set(large):
+            self._verify_member(name)
+        self._background = threading.Thread(target=self._verify_large, args=(large,), daemon=True)
+        self._background.start()
+
+        try:
+            note = bytes(archive.read(CHECKPOINT)).decode()
+        except UnicodeDecodeError:
+            raise TrustError(f"{CHECKPOINT} is no text") from None
+        self.checkpoint = merkle.Checkpoint.open(note, self.key)
+        if self.checkpoint.origin != f"hallmark/{self.registry}":
+            raise TrustError(f"{CHECKPOINT} is of the ledger {self.checkpoint.origin}")
+        try:
+            revocations = [Revocation(**entry) for entry in _parse_json(archive, REVOCATIONS)]
+        except TypeError as error:
+            raise TrustError(f"{REVOCATIONS} lacks or misnames a field: {error}") from None
+        self.revocations = {revocation.key_id: revocation for revocation in revocations}
+
+    @classmethod
+    def open(cls, path: Path | str, trust: str | None = None, now: float | None = None) -> Bundle:
+        """Open and verify the bundle at ``path``.
+
+        ``trust`` pins the registry (its id); without it the bundle's own is taken, ``pinned`` is False.
+        ``now`` is the time in unix seconds. :class:`InputError` where the file cannot be read,
+        :class:`TrustError` where a byte, signature or validity does not hold.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot read the bundle {path}: it is not an ordinary file.")
+        try:
+            archive = Archive(path)
+        except OSError as error:
+            raise InputError(
+                f"cannot read the bundle {path}: {error.strerror or error}.",
+                "Give --bundle the file that `registry bundle export` wrote.",
+            ) from None
+        except TrustError as error:
+            raise TrustError(f"{path}: {error}", error.hint) from None
+        try:
+            return cls(archive, trust, time.time() if now is None else now)
+        except TrustError as error:
+            raise TrustError(f"{path}: {error}", error.hint) from None
+
+    def verify(self) -> None:
+        """Wait until every member was compared with its digest; :class:`TrustError` on a difference."""
+        self._background.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def read(self, name: str) -> memoryview:
+        """A member's contents. Those of the key table and ledger hold only once :meth:`verify` returned."""
+        return self._archive.read(name)
+
+    def read_json(self, name: str) -> Any:
+        return _parse_json(self._archive, name)
+
+    def has_keys(self, model: BundleModel) -> bool:
+        return f"{model.folder}/keys/phi.bin" in self._files
+
+    def phi(self, model: BundleModel) -> NDArray[np.uint8]:
+        """Packed keys (n, bits / 8) of a model, mapped from the file."""
+        packed = np.frombuffer(self.read(f"{model.folder}/keys/phi.bin"), np.uint8)
+        count = len(self.records(model))
+        if packed.size != count * (model.bits // 8):
+            raise TrustError(f"{model.folder}/keys/phi.bin does not hold {count} keys")
+        return packed.reshape(count, model.bits // 8)
+
+    def records(self, model: BundleModel) -> Records:
+        """The records (n,) of a model's keys, mapped from the file."""
+        name = f"{model.folder}/keys/certificates.bin"
+        data = self.read(name)
+        count, rest = divmod(len(data), RECORD.itemsize)
+        if rest or count > model.keys_issued:
+            raise TrustError(f"{name} does not hold whole records of at most {model.keys_issued} keys")
+        return np.frombuffer(data, RECORD)
+
+    def recipient(self, model: BundleModel, record: np.void) -> str | None:
+        """The recipient's name where the bundle discloses it."""
+        number = int(record["recipient_number"])
+        name = f"{model.folder}/keys/recipients.json"
+        if number == 0 or name not in self._files:
+            return None
+        recipients = self.read_json(name)
+        if not isinstance(recipients, list) or number > len(recipients):
+            raise TrustError(f"{name} lacks entry {number}")
+        return str(recipients[number - 1])
+
+    def certificate(self, model: BundleModel, record: np.void) -> certificate.Certificate:
+        """The certificate of a record, after its signature and its place in the ledger were verified."""
+        document = certificate_document(self.registry, model, record)
+        parsed = certificate.Certificate.parse(document, self.key)
+        index, size = int(record["ledger_index"]), self.checkpoint.size
+        if not 0 <= index < size:
+            raise TrustError(f"key {parsed.key_id}: ledger entry {index} lies beyond the checkpoint ({size})")
+        proof = merkle.inclusion_proof(index, size, self._read_tile)
+        leaf = merkle.leaf_hash(certificate.leaf(document))
+        merkle.verify_inclusion(leaf, index, size, proof, self.checkpoint.root)
+        return parsed
+
+    def _read_tile(self, level: int, number: int) -> bytes:
+        width = merkle.TILE_WIDTH * merkle.HASH_BYTES
+        return bytes(self.read(f"ledger/{level}")[number * width : (number + 1) * width])
+
+    def _verify_names(self) -> None:
+        held = set(self._archive.names()) - {MANIFEST}
+        if unlisted := sorted(held - self._files.keys()):
+            raise TrustError(f"the bundle holds {unlisted[0]}, which its manifest does not list")
+        required = {TRUST, CHECKPOINT, REVOCATIONS}
+        required |= {f"{model.folder}/{name}" for model in self.models for name in NETWORK_FILES}
+        if missing := sorted((self._files.keys() | required) - held):
+            raise TrustError(f"the bundle lacks {missing[0]}")
+
+    def _verify_member(self, name: str) -> None:
+        data = self._archive.read(name)
+        sha256, size = self._files[name]
+        found = hashlib.sha256(data).hexdigest()
+        if len(data) != size or found != sha256:
+            raise TrustError(
+                f"bundle member {name} was altered: expected SHA-256 {sha256}, found {found}.",
+                "Get the bundle again from the registry that wrote it.",
+            )
+
+    def _verify_large(self, names: Sequence[str]) -> None:
+        try:
+            for name in names:
+                self._verify_member(name)
+        except TrustError as error:
+            self._failure = error
+
+
+def certificate_document(registry: str, model: BundleModel, record: np.void) -> signing.Document:
+    """The signed certificate that ``record`` abbreviates."""
+    expires_at = int(record["expires_at"])
+    unsigned = certificate.Certificate(
+        registry=registry,
+        key_id=record["key_id"].tobytes().hex(),
+        model=certificate.ModelReference(model.name, model.version, model.digest),
+        basis=model.basis,
+        scheme=model.scheme,
+        bits=model.bits,
+        redraws=int(record["redraws"]),
+        recipient=record["recipient"].tobytes().hex(),
+        commitment=record["commitment"].tobytes().hex(),
+        issued_at=utc(int(record["issued_at"])),
+        expires_at=utc(expires_at) if expires_at else None,
+    ).document()
+    return {**unsigned, "signature": base64.b64encode(record["signature"].tobytes()).decode()}
+
+
+def _read_trust(archive: Archive) -> tuple[Ed25519PublicKey, str]:
+    """The registry's key and id; :class:`TrustError` unless the id is the key's own."""
+    document = _parse_json(archive, TRUST)
+    try:
+        if document["schema"] != TRUST_SCHEMA:
+            raise ValueError(f"expected schema {TRUST_SCHEMA}")
+        key = Ed25519PublicKey.from_public_bytes(base64.b64decode(document["public_key"], validate=True))
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise TrustError(f"{TRUST} cannot be used: {error}") from None
+    registry = signing.registry_id(key)
+    if document.get("registry") != registry:
+        raise TrustError(f"{TRUST}: the key is registry {registry}'s, not {document.get('registry')}'s")
+    return key, registry
+
+
+def _parse_json(archive: Archive, name: str) -> Any:
+    try:
+        value = json.loads(bytes(archive.read(name)))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+        raise TrustError(f"bundle member {name} was altered: it is no JSON") from None
+    expected: type = list if name.endswith((REVOCATIONS, "recipients.json")) else dict
+    if not isinstance(value, expected):
+        raise TrustError(f"bundle member {name} was altered: it is no {expected.__name__}")
+    return value

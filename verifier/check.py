@@ -1,0 +1,301 @@
+"""Checking images: whose copy made them, and how sure that is.
+
+    verifier = Verifier.from_bundle("flowers.bundle", trust="<registry id>")
+    for finding in verifier.check(["a.png", "b.png"]):
+        print(finding.statement())
+
+Each image is a group of its own, or all of them are one (``as_set``). For every group and model: read
+the images at the pose the image-only rule chooses, pool the integer logits, search all keys, bound the
+tail (:mod:`verifier.evidence`), multiply by the keys ever issued under any model of the bundle, and compare
+with alpha divided by the number of groups. A copy is named only after its certificate's signature and
+its place in the ledger were verified.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from verifier import evidence
+from verifier.bundle import Bundle, BundleModel
+from verifier.errors import InputError, TrustError
+from verifier.finding import (
+    CopyEntry,
+    EvidenceEntry,
+    Finding,
+    ImageEntry,
+    LedgerEntry,
+    ModelEntry,
+    NetworkEntry,
+)
+from verifier.images import load_image
+from verifier.network import Network, NetworkSpec, Pose, Reading
+from verifier.resolve import KeyTable
+
+ALPHA = 1e-6
+"""Default bound on the probability that anything in one invocation is attributed falsely."""
+
+COPIES_MOST = 16
+"""Copies named in one finding at most: more colluders than any bound here can tell apart."""
+
+HOPELESS = 3.0
+"""Decades by which Chernoff's bound may miss alpha before the exact tail is not computed: it is at most
+some 1.5 decades loose, and leaving a test out can only lose an attribution, never make one."""
+
+_GROUPS_AT_A_TIME = 16  # searched together, see KeyTable.top_batch
+_IMAGES_AT_A_TIME = 16  # read together; bounds the memory that decoded images take
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model of the bundle, ready for use."""
+
+    entry: BundleModel
+    network: Network
+    keys: KeyTable
+
+    def log10_p(self, logits: NDArray[np.int64], score: int) -> float:
+        """Bound for one key of this model, conditioned on its having passed the screening."""
+        return evidence.log10_family(evidence.log10_tail(logits, score), 1, self.entry.acceptance)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The images of one test: an entry each, and per model the readings of the readable ones."""
+
+    entries: list[ImageEntry]
+    readings: list[list[Reading]]
+
+    def pooled(self, model: int) -> NDArray[np.int64]:
+        """Sum of the integer logits over the readable images, shape (k,)."""
+        stacked = np.stack([reading.logits for reading in self.readings[model]])
+        return np.asarray(stacked.sum(axis=0), np.int64)
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A key whose family-wise bound is within alpha: model and row, and its bounds."""
+
+    model: int
+    row: int
+    log10_p: float
+    log10_p_family: float
+
+
+class Verifier:
+    """A bundle's networks and keys, ready to check images."""
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        """:class:`InputError` for a bundle without keys or a device that is not available."""
+        self.bundle = bundle
+        if not bundle.models:
+            raise InputError("the bundle holds no model.", "Export it again after `registry model add`.")
+        self._models = [self._open_model(entry, device) for entry in bundle.models]
+        self.device = self._models[0].network.device
+        self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
+
+    @classmethod
+    def from_bundle(cls, path: Path | str, *, trust: str | None = None, device: str = "auto") -> Verifier:
+        """Open a bundle file; see :meth:`Bundle.open` for ``trust`` and the errors raised."""
+        return cls(Bundle.open(path, trust), device)
+
+    def check(
+        self,
+        images: Sequence[Path | str],
+        *,
+        as_set: bool = False,
+        alpha: float = ALPHA,
+        pose_search: bool = True,
+    ) -> list[Finding]:
+        """One finding per image, or one for all of them ``as_set``; files that cannot be read are entries.
+
+        ``alpha`` bounds the probability that this call names anyone falsely. :class:`InputError` for a
+        request that makes no sense, :class:`TrustError` if the bundle's contents do not hold.
+        """
+        return list(self.findings(images, as_set=as_set, alpha=alpha, pose_search=pose_search))
+
+    def findings(
+        self,
+        images: Sequence[Path | str],
+        *,
+        as_set: bool = False,
+        alpha: float = ALPHA,
+        pose_search: bool = True,
+        progress: Callable[[], None] = lambda: None,
+    ) -> Iterator[Finding]:
+        """:meth:`check`, finding by finding; ``progress`` is called after each image was read."""
+        if not 0 < alpha < 1:
+            raise InputError(f"alpha must lie between 0 and 1, not {alpha}.")
+        if not images:
+            raise InputError("no image was given.")
+        groups = [list(images)] if as_set else [[image] for image in images]
+        tested = EvidenceEntry(self._models[0].entry.bits, self.hypotheses, alpha, len(groups))
+        for start in range(0, len(groups), _GROUPS_AT_A_TIME):
+            began = time.perf_counter()
+            batch = groups[start : start + _GROUPS_AT_A_TIME]
+            judged = list(self._judge(self._read(batch, pose_search, progress), tested))
+            elapsed_ms = round(1000 * (time.perf_counter() - began) / len(judged), 1)
+            yield from (replace(finding, elapsed_ms=elapsed_ms) for finding in judged)
+
+    def _open_model(self, entry: BundleModel, device: str) -> _Model:
+        if not self.bundle.has_keys(entry):
+            raise InputError(
+                f"the bundle holds no keys of model {entry.name}, so no copy can be looked up.",
+                "Ask the registry for one made with `registry bundle export --with-keys`.",
+            )
+        spec = NetworkSpec.parse(self.bundle.read_json(f"{entry.folder}/network.json"))
+        if (spec.bits, spec.basis) != (entry.bits, entry.basis):
+            raise TrustError(f"the network of model {entry.name} was made for another fingerprint basis")
+        onnx = self.bundle.read(f"{entry.folder}/network.onnx")
+        return _Model(entry, Network(onnx, spec, device), KeyTable(self.bundle.phi(entry)))
+
+    def _read(
+        self, groups: Sequence[Sequence[Path | str]], pose_search: bool, progress: Callable[[], None]
+    ) -> list[_Group]:
+        """Load and read the images of some groups, a few at a time across their borders."""
+        found = [_Group([], [[] for _ in self._models]) for _ in groups]
+        places = [(group, path) for group, paths in zip(found, groups, strict=True) for path in paths]
+        for start in range(0, len(places), _IMAGES_AT_A_TIME):
+            loaded: list[tuple[_Group, Image]] = []
+            for group, path in places[start : start + _IMAGES_AT_A_TIME]:
+                try:
+                    file = load_image(path)
+                except InputError as error:
+                    group.entries.append(ImageEntry(str(path), error=error.diagnostics()))
+                else:
+                    group.entries.append(ImageEntry(str(path), file.sha256, file.width, file.height))
+                    loaded.append((group, file.image))
+                progress()
+            for number, model in enumerate(self._models):
+                readings = model.network.read_all([image for _, image in loaded], pose_search)
+                for (group, _), reading in zip(loaded, readings, strict=True):
+                    group.readings[number].append(reading)
+        return found
+
+    def _judge(self, groups: Sequence[_Group], tested: EvidenceEntry) -> Iterator[Finding]:
+        self.bundle.verify()  # from here on the key table is used
+        matches: list[list[_Match]] = [[] for _ in groups]
+        readable = [i for i, group in enumerate(groups) if group.readings[0]]
+        for number, model in enumerate(self._models):
+            if not readable or not len(model.keys):
+                continue
+            pooled = [groups[i].pooled(number) for i in readable]
+            best = model.keys.top_batch(np.stack(pooled), COPIES_MOST)
+            for i, logits, (rows, scores) in zip(readable, pooled, best, strict=True):
+                matches[i] += self._within_alpha(number, logits, rows, scores, tested)
+        for group, found in zip(groups, matches, strict=True):
+            yield self._finding(group, sorted(found, key=lambda match: match.log10_p_family), tested)
+
+    def _within_alpha(
+        self,
+        number: int,
+        logits: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        scores: NDArray[np.int64],
+        tested: EvidenceEntry,
+    ) -> Iterator[_Match]:
+        """The keys among the best ``rows`` (best first) whose family-wise bound is within alpha."""
+        model = self._models[number]
+        limit = math.log10(tested.alpha / tested.groups)
+        for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
+            at_most = float(evidence.chernoff_log10(logits, score))
+            if evidence.log10_family(at_most, tested.hypotheses, model.entry.acceptance) > limit + HOPELESS:
+                return
+            log10_p = model.log10_p(logits, score)
+            family = evidence.log10_family(log10_p, tested.hypotheses)
+            if family > limit:
+                return
+            yield _Match(number, row, log10_p, family)
+
+    def _finding(self, group: _Group, matches: Sequence[_Match], tested: EvidenceEntry) -> Finding:
+        size = self.bundle.checkpoint.size
+        if not matches:
+            digests = {model.network.digest for model in self._models}
+            return Finding(
+                images=[
+                    replace(entry, pose=_pose_document(reading.pose)) if reading else entry
+                    for entry, reading in _paired(group.entries, group.readings[0])
+                ],
+                verdict="not-attributed",
+                copies=[],
+                model=None,
+                lineage=None,
+                evidence=tested,
+                network=NetworkEntry(digests.pop() if len(digests) == 1 else None, self.device),
+                ledger=LedgerEntry(None, size, True),
+                elapsed_ms=0.0,
+            )
+        matches = matches[:COPIES_MOST]
+        first = self._models[matches[0].model]
+        records = self.bundle.records(first.entry)
+        return Finding(
+            images=self._image_entries(group, matches[0]),
+            verdict="attributed",
+            copies=[self._copy_entry(match, group) for match in matches],
+            model=ModelEntry(first.entry.name, first.entry.version, first.entry.digest),
+            lineage=None,
+            evidence=replace(tested, bits=first.entry.bits),
+            network=NetworkEntry(first.network.digest, self.device),
+            ledger=LedgerEntry(int(records[matches[0].row]["ledger_index"]), size, True),
+            elapsed_ms=0.0,
+        )
+
+    def _copy_entry(self, match: _Match, group: _Group) -> CopyEntry:
+        """What the registry signed about a key; :class:`TrustError` if signature or inclusion fail."""
+        model = self._models[match.model]
+        record = self.bundle.records(model.entry)[match.row]
+        certificate = self.bundle.certificate(model.entry, record)
+        sha256 = record["copy_sha256"].tobytes()
+        signs = model.keys.signs(match.row)
+        return CopyEntry(
+            id=certificate.copy_id,
+            key_id=certificate.key_id,
+            sha256=sha256.hex() if any(sha256) else None,
+            recipient=self.bundle.recipient(model.entry, record),
+            issued_at=certificate.issued_at,
+            revoked=certificate.key_id in self.bundle.revocations,
+            matching_bits=int(np.count_nonzero(group.pooled(match.model) * signs > 0)),
+            log10_p=match.log10_p,
+            log10_p_family=match.log10_p_family,
+        )
+
+    def _image_entries(self, group: _Group, match: _Match) -> list[ImageEntry]:
+        """The group's entries with what each image adds to the evidence for ``match``."""
+        model, readings = self._models[match.model], group.readings[match.model]
+        signs = model.keys.signs(match.row).astype(np.int64)
+        pooled = group.pooled(match.model)
+        entries = []
+        for entry, reading in _paired(group.entries, readings):
+            if reading is None:
+                entries.append(entry)
+                continue
+            own, rest = reading.logits.astype(np.int64), pooled - reading.logits
+            entries.append(
+                replace(
+                    entry,
+                    pose=_pose_document(reading.pose),
+                    log10_p=model.log10_p(own, int(own @ signs)),
+                    log10_p_without=model.log10_p(rest, int(rest @ signs)) if len(readings) > 1 else None,
+                )
+            )
+        return entries
+
+
+def _paired(
+    entries: Sequence[ImageEntry], readings: Sequence[Reading]
+) -> Iterator[tuple[ImageEntry, Reading | None]]:
+    """Each entry with its reading, or None where the image could not be read."""
+    remaining = iter(readings)
+    for entry in entries:
+        yield entry, None if entry.error is not None else next(remaining)
+
+
+def _pose_document(pose: Pose) -> dict[str, int | bool]:
+    return asdict(pose)

@@ -1,0 +1,274 @@
+"""The ``verifier`` command.
+
+    verifier check suspect.png --bundle flowers.bundle
+    verifier inspect copies/alice
+
+Exit codes: 0 everything attributed (``inspect``: the copy is sound), 1 completed and something not
+attributed, 2 a bad request or input, 3 trust failure, 4 internal error, 130 interrupted (by Ctrl-C, or
+because nobody reads the output any more). Nothing else ends with 1.
+
+Only click is imported here: what a command needs is imported when it runs, so that ``--help`` and
+wrong options answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from verifier.errors import VerifierError
+
+if TYPE_CHECKING:
+    from verifier.display import Row
+
+ATTRIBUTED, NOT_ATTRIBUTED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 4, 130
+
+
+class Commands(click.Group):
+    """A command group that ends with the documented exit codes and never with a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        kwargs["standalone_mode"] = False
+        try:
+            result = super().main(*args, **kwargs)
+        except click.ClickException as error:  # a wrong option or argument
+            error.show()
+            result = BAD_INPUT
+        except click.Abort:
+            result = INTERRUPTED
+        sys.exit(result if isinstance(result, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Run a command. Errors end here: click would give some of them an exit code of its own."""
+        try:
+            result = super().invoke(ctx)
+            return result if isinstance(result, int) else 0
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except VerifierError as error:
+            _complain(error.diagnostics())
+            return error.exit_code
+        except KeyboardInterrupt:
+            _complain("interrupted.")
+            return INTERRUPTED
+        except BrokenPipeError:
+            # The reader went away. Python flushes once more on leaving, which must not fail as well.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return INTERRUPTED
+        except Exception as error:  # noqa: BLE001 - whatever it is, a user gets one line
+            if os.environ.get("HALLMARK_DEBUG") == "1":
+                import traceback
+
+                traceback.print_exc()
+            reason = " ".join(str(error).split()) or "no reason given"
+            _complain(f"internal error: {type(error).__name__}: {reason} (HALLMARK_DEBUG=1 shows where)")
+            return INTERNAL
+
+
+def _complain(message: str) -> None:
+    with suppress(OSError):
+        click.echo(f"verifier: {message}", err=True)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hallmark", prog_name="verifier")
+def cli() -> None:
+    """Tell whose copy of a generative model made an image.
+
+    You need a bundle: a signed file from the registry that issued the copies. Everything is computed on
+    this device; no image leaves it.
+    """
+
+
+@cli.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
+@click.option(
+    "--bundle",
+    required=True,
+    envvar="HALLMARK_BUNDLE",
+    metavar="FILE",
+    type=click.Path(),
+    help="Bundle with keys, made by `registry bundle export --with-keys`.  [env: HALLMARK_BUNDLE]",
+)
+@click.option("--set", "as_set", is_flag=True, help="Test all images together, as one set of one source.")
+@click.option(
+    "--alpha",
+    default=1e-6,
+    show_default=True,
+    help="Bound on the probability that this run names anyone falsely.",
+)
+@click.option(
+    "--trust",
+    envvar="HALLMARK_TRUST",
+    metavar="REGISTRY_ID",
+    help="Accept only this registry's bundle.  [env: HALLMARK_TRUST]",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help="Where the network runs; cuda fails if there is no usable graphics card.",
+)
+@click.option(
+    "--no-pose-search",
+    is_flag=True,
+    help="Read images as they are; faster, but crops are rarely recognised.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per finding, a line each.")
+def check(
+    images: Sequence[str],
+    bundle: str,
+    as_set: bool,
+    alpha: float,
+    trust: str | None,
+    device: str,
+    no_pose_search: bool,
+    as_json: bool,
+) -> int:
+    """Tell whose copy made the images.
+
+    Each IMAGE is tested alone, or all of them together with --set: then the verdict says that at least
+    one of them depends on the key named. "Attributed" means: if none of the images had been made with
+    the keys of this registry, the chance that this run names anyone is at most --alpha.
+
+    Exit codes: 0 everything attributed, 1 something not attributed, 2 bad input (an unreadable image,
+    too), 3 the bundle cannot be trusted, 4 internal error, 130 interrupted.
+    """
+    import json
+
+    from verifier.check import Verifier
+
+    verifier = Verifier.from_bundle(bundle, trust=trust, device=device)
+    note = _trust_note(verifier.bundle.registry, verifier.bundle.pinned)
+    if as_json and not verifier.bundle.pinned:
+        _complain(note)
+    code = ATTRIBUTED
+    with _progress(len(images)) as advance:
+        found = verifier.findings(
+            images, as_set=as_set, alpha=alpha, pose_search=not no_pose_search, progress=advance
+        )
+        for finding in found:
+            if as_json:
+                click.echo(json.dumps(finding.document()))
+            else:
+                from verifier.display import finding_rows
+
+                _print_rows(finding_rows(finding, verifier.bundle))
+            worse = BAD_INPUT if finding.has_errors else ATTRIBUTED if finding.attributed else NOT_ATTRIBUTED
+            code = max(code, worse)
+    if not as_json:
+        click.echo(f"{note} Read on {verifier.device}.")
+    return code
+
+
+@cli.command()
+@click.argument("copy", metavar="COPY", type=click.Path())
+@click.option(
+    "--bundle",
+    envvar="HALLMARK_BUNDLE",
+    metavar="FILE",
+    type=click.Path(),
+    help="Compare with this bundle: its registry, revocations, deliveries.  [env: HALLMARK_BUNDLE]",
+)
+@click.option(
+    "--trust",
+    envvar="HALLMARK_TRUST",
+    metavar="REGISTRY_ID",
+    help="Accept only a copy of this registry.  [env: HALLMARK_TRUST]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect(copy: str, bundle: str | None, trust: str | None, as_json: bool) -> int:
+    """Tell whose copy these files are, and whether they were altered.
+
+    COPY is the folder that was downloaded (or the hallmark.json in it), or one .safetensors file. A
+    folder is compared byte for byte with what the registry signed; a single file shows its certificate
+    only.
+
+    Exit codes: 0 the copy is sound, 2 there is no copy to read, 3 something was altered or is not of
+    the registry you trust, 4 internal error, 130 interrupted.
+    """
+    import json
+
+    from verifier.bundle import Bundle
+    from verifier.display import inspection_rows
+    from verifier.inspect import inspect_copy
+
+    opened = Bundle.open(bundle, trust) if bundle else None
+    inspection = inspect_copy(copy, trust, opened)
+    if as_json:
+        click.echo(json.dumps(inspection.document()))
+    else:
+        _print_rows(inspection_rows(inspection))
+        click.echo(_trust_note(inspection.certificate.registry, inspection.pinned))
+    return 0
+
+
+def _trust_note(registry: str, pinned: bool) -> str:
+    if pinned:
+        return f"Signed by registry {registry}, which you trust."
+    return f"Signed by registry {registry}, which nothing here vouches for; pin it with --trust {registry}."
+
+
+def _print_rows(rows: Sequence[Row]) -> None:
+    """With colours on a terminal; plain elsewhere, where rich would only cost start-up time."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            click.echo(row.plain())
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for row in rows:
+        console.print(row.rich())
+
+
+class _Silent:
+    """No progress display: standard error is no terminal, or there is next to nothing to do."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __call__(self) -> None: ...
+
+
+class _Bar(_Silent):
+    """A bar of images read, on standard error."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task("images", total=total)
+
+    def __enter__(self) -> _Silent:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self) -> None:
+        self._progress.advance(self._task)
+
+
+def _progress(images: int) -> _Silent:
+    return _Bar(images) if images > 1 and sys.stderr.isatty() else _Silent()
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    cli.main(prog_name="verifier")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Findings and inspections for people: rows of a label and a value, plain or in colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from verifier.bundle import Bundle
+    from verifier.finding import CopyEntry, Finding, ImageEntry
+    from verifier.inspect import Inspection
+
+_LABEL_WIDTH = 14
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a heading (no label), or a label and its value; ``style`` is a colour of rich."""
+
+    label: str
+    value: str
+    style: str = ""
+
+    def plain(self) -> str:
+        return f"  {self.label:<{_LABEL_WIDTH}}{self.value}" if self.label else self.value
+
+    def rich(self) -> Text:
+        from rich.text import Text
+
+        if not self.label:
+            return Text(self.value, style=f"bold {self.style}".strip())
+        return Text.assemble((f"  {self.label:<{_LABEL_WIDTH}}", "dim"), (self.value, self.style))
+
+
+def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
+    """A finding: the verdict, the copies with their evidence, each image's part, the ledger."""
+    rows = [_heading(finding)]
+    if len(finding.images) > 1:
+        rows += [Row("image", _image(entry, finding.attributed), _style(entry)) for entry in finding.images]
+    if all(image.error is not None for image in finding.images):
+        return rows
+    rows.append(Row("verdict", finding.statement()))
+    for copy in finding.copies:
+        rows += _copy_rows(copy, finding, bundle)
+    evidence = finding.evidence
+    shared = f", shared by {evidence.groups} tests" if evidence.groups > 1 else ""
+    if finding.attributed:
+        ledger = f"entry {finding.ledger.index} of {finding.ledger.tree_size}, signature and proof hold"
+        rows.append(Row("ledger", ledger))
+    rows.append(Row("tested", f"{evidence.hypotheses:,} keys at alpha {evidence.alpha:g}{shared}"))
+    return rows
+
+
+def _heading(finding: Finding) -> Row:
+    first = finding.images[0]
+    names = first.path if len(finding.images) == 1 else f"set of {len(finding.images)} images"
+    if finding.attributed:
+        return Row("", f"{names}: ATTRIBUTED", "green")
+    if all(image.error is not None for image in finding.images):
+        error = first.error if len(finding.images) == 1 else "no image could be read"
+        return Row("", f"{names}: ERROR: {error}", "red")
+    return Row("", f"{names}: not attributed", "yellow")
+
+
+def _style(entry: ImageEntry) -> str:
+    return "red" if entry.error is not None else ""
+
+
+def _image(entry: ImageEntry, attributed: bool) -> str:
+    if entry.error is not None:
+        return f"{entry.path}: ERROR: {entry.error}"
+    if not attributed or entry.log10_p is None:
+        return entry.path
+    without = entry.log10_p_without
+    rest = "" if without is None else f", p of the others without it {_power(without)}"
+    return f"{entry.path}: p {_power(entry.log10_p)}{rest}"
+
+
+def _copy_rows(copy: CopyEntry, finding: Finding, bundle: Bundle) -> Iterator[Row]:
+    assert finding.model is not None
+    yield Row("copy", copy.id, "bold")
+    if copy.revoked:
+        revocation = bundle.revocations[copy.key_id]
+        yield Row("revoked", f"{revocation.revoked_at}: {revocation.reason}", "red")
+    yield Row("recipient", copy.recipient or "not disclosed by this bundle")
+    yield Row("model", f"{finding.model.name} (version {finding.model.version})")
+    yield Row("issued", copy.issued_at)
+    yield Row("files", f"SHA-256 {copy.sha256}" if copy.sha256 else "never delivered in full")
+    yield Row(
+        "evidence",
+        f"p {_power(copy.log10_p)} for one key, {_power(copy.log10_p_family)} for all; "
+        f"{copy.matching_bits} of {finding.evidence.bits} bits match",
+    )
+
+
+def inspection_rows(inspection: Inspection) -> list[Row]:
+    """What a copy says of itself."""
+    certificate = inspection.certificate
+    state = "every file is as it was issued" if inspection.complete else "certificate only"
+    rows = [
+        Row("", f"{inspection.path}: {state}", "green" if inspection.complete else "yellow"),
+        Row("copy", certificate.copy_id, "bold"),
+        Row("model", f"{certificate.model.name} (version {certificate.model.version})"),
+        Row("recipient", f"commitment {certificate.recipient}"),
+        Row("issued", certificate.issued_at),
+        Row("expires", certificate.expires_at or "never"),
+    ]
+    if inspection.complete:
+        rows.append(Row("digest", f"{inspection.digest} ({inspection.files} files)"))
+    else:
+        rows.append(Row("digest", "can only be compared on the whole folder"))
+    if inspection.revoked is not None:
+        rows.append(
+            Row("revoked", "yes" if inspection.revoked else "no", "red" if inspection.revoked else "")
+        )
+    if inspection.delivered is not None:
+        told: dict[bool, Any] = {True: "the recorded delivery", False: "NOT the recorded delivery"}
+        rows.append(Row("delivered", told[inspection.delivered], "" if inspection.delivered else "red"))
+    return rows
+
+
+def _power(log10_p: float) -> str:
+    """A probability from its logarithm, rounded up: never smaller than what was proved."""
+    import math
+
+    exponent = math.floor(log10_p)
+    mantissa = math.ceil(10 ** (log10_p - exponent + 1)) / 10
+    if mantissa >= 10:
+        mantissa, exponent = 1.0, exponent + 1
+    return f"<= {min(mantissa, 1.0):g}" if exponent >= 0 else f"<= {mantissa:g}e{exponent}"

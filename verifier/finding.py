@@ -1,0 +1,143 @@
+"""Findings: the result for one image or one set, as typed values and as JSON.
+
+    print(json.dumps(finding.document()))                 # schema hallmark/finding/1
+
+Logarithms are decimal; times are UTC text; digests are lower-case hex. Below alpha a finding holds no
+id, bits, probability or runner-up: an answer that grew warmer would be an oracle for removing a
+fingerprint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+SCHEMA = "hallmark/finding/1"
+
+Verdict = Literal["attributed", "not-attributed"]
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """One image. ``error`` says why it was not read; then the other fields but ``path`` may be None.
+
+    ``pose`` is the place on the network's canvas that the image-only rule chose. For an attributed
+    finding ``log10_p`` bounds the chance of this image's own score for the (first) copy named, and
+    ``log10_p_without`` that of the rest of the set (None for an image alone): a set's verdict is
+    about the set, these two show what each image adds to it.
+    """
+
+    path: str
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    error: str | None = None
+    pose: dict[str, Any] | None = None
+    log10_p: float | None = None
+    log10_p_without: float | None = None
+
+
+@dataclass(frozen=True)
+class CopyEntry:
+    """A copy that the images depend on. ``sha256`` is None if it was never delivered in full,
+    ``recipient`` unless the bundle discloses it. ``log10_p`` bounds the chance of its score for one key,
+    ``log10_p_family`` for any of the hypotheses."""
+
+    id: str
+    key_id: str
+    sha256: str | None
+    recipient: str | None
+    issued_at: str
+    revoked: bool
+    matching_bits: int
+    log10_p: float
+    log10_p_family: float
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """The model whose key was found."""
+
+    name: str
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class LineageEntry:
+    """Which model the images descend from, told without keys."""
+
+    model: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class EvidenceEntry:
+    """What the verdict was held against: attributed means ``p_family <= alpha / groups``."""
+
+    bits: int
+    hypotheses: int
+    alpha: float
+    groups: int
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """The network that read the images (SHA-256 of its ONNX file; None if several models' did)."""
+
+    digest: str | None
+    device: str
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """The named certificate's place in the ledger (None below alpha), and the checkpoint's size.
+
+    ``verified``: the checkpoint's signature and, where a copy is named, its certificate's signature and
+    inclusion proof hold.
+    """
+
+    index: int | None
+    tree_size: int
+    verified: bool
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on ``images``: one image, or a set, of which then *at least one* depends on the key."""
+
+    images: list[ImageEntry]
+    verdict: Verdict
+    copies: list[CopyEntry]
+    model: ModelEntry | None
+    lineage: LineageEntry | None
+    evidence: EvidenceEntry
+    network: NetworkEntry
+    ledger: LedgerEntry
+    elapsed_ms: float
+
+    @property
+    def attributed(self) -> bool:
+        return self.verdict == "attributed"
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether some image could not be read."""
+        return any(image.error is not None for image in self.images)
+
+    def document(self) -> dict[str, Any]:
+        """The JSON object of schema ``hallmark/finding/1``."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def statement(self) -> str:
+        """The verdict as a sentence that claims no more than was proved."""
+        several = len([image for image in self.images if image.error is None]) > 1
+        if self.attributed:
+            what = "at least one of these images depends" if several else "this image depends"
+            names = ", ".join(copy.id for copy in self.copies)
+            keys = "the keys of" if len(self.copies) > 1 else "the key of"
+            return f"{what} on {keys} {names}"
+        if all(image.error is not None for image in self.images):
+            return "nothing could be read"
+        what = "these images" if several else "this image"
+        return f"no copy can be named for {what} at this alpha"

@@ -1,0 +1,349 @@
+"""Attribution networks: an image in, one integer reading per key bit out.
+
+    network = Network.load("models/flowers", device="auto")
+    reading = network.read(load_image("suspect.png").image)
+    reading.logits, reading.pose, reading.confidence
+
+A network package is ``network.onnx`` (input ``pixels`` uint8 [n, S, S, 3], RGB; output ``logits`` float32
+[n, k], calibrated log odds of each bit) and ``network.json``, which fixes everything else, so that two
+implementations read the same:
+
+- An image whose sides are both 16 S or more is first averaged over whole blocks of
+  ``min(width, height) // (8 S)`` pixels a side (Pillow's ``reduce``).
+- A *pose* places the image, resized with Pillow's filter ``resample``, on an S x S canvas of grey ``fill``.
+  The identity pose is the whole canvas, whatever the image's proportions.
+- Logits are clipped to +- ``clip``, divided by ``quantum`` and rounded (halves to even): integers, the
+  same on every device up to one step, for which the bound of :mod:`verifier.evidence` is exact.
+- The confidence of a pose is the mean over the bits of ``log cosh L`` with L the clipped, rounded logits in
+  natural-log units.
+
+**The pose rule** looks at the image alone, never at keys, so it costs no evidence. The identity pose
+is taken if its confidence reaches ``sufficient``. Otherwise the image is also tried mirrored, and as a crop:
+its longer side as each of ``sides``, at every offset that is a multiple of ``stride``; then the ``top``
+best of these again with left, top and side changed by up to ``refine``. The most confident pose is
+kept, the earlier one if two are equal.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from verifier.errors import InputError, VerifierError
+from verifier.evidence import log_cosh
+from verifier.quiet import quiet_libraries
+
+with quiet_libraries():  # it reports graphics cards that it cannot open while it is imported
+    import onnxruntime
+
+SCHEMA = "hallmark/network/1"
+DEVICES = ("auto", "cpu", "cuda")
+BATCH = 128
+"""Poses per run: as fast as larger batches on a CPU, and a few hundred MB at most."""
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_FATAL = 4  # onnxruntime's severity above which it logs
+
+Readings = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class PoseRule:
+    """The numbers of the pose rule, in pixels of the canvas and, for ``sufficient``, of confidence."""
+
+    sides: tuple[int, ...]
+    stride: int
+    refine: int
+    top: int
+    sufficient: float
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """``network.json``: see the module's docstring. ``basis`` is the digest of the basis it reads."""
+
+    version: int
+    bits: int
+    size: int
+    basis: str
+    resample: str
+    fill: int
+    clip: float
+    quantum: float
+    poses: PoseRule
+
+    @classmethod
+    def parse(cls, document: Any, name: str = "network.json") -> NetworkSpec:
+        """From the JSON object; :class:`InputError` naming the field that cannot be used."""
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise InputError(f"{name} is no network description: expected schema {SCHEMA}.")
+        try:
+            poses = document["poses"]
+            spec = cls(
+                **{field: document[field] for field in cls.__dataclass_fields__ if field != "poses"},
+                poses=PoseRule(
+                    tuple(poses["sides"]), poses["stride"], poses["refine"], poses["top"], poses["sufficient"]
+                ),
+            )
+            faults = {
+                "bits": spec.bits > 0 and spec.bits % 8 == 0,
+                "size": 8 <= spec.size <= 4096,
+                "resample": spec.resample in _FILTERS,
+                "fill": 0 <= spec.fill <= 255,
+                "clip": 0 < spec.clip < 1e4,
+                "quantum": 0 < spec.quantum <= spec.clip,
+                "poses.sides": all(1 <= side <= spec.size for side in spec.poses.sides),
+                "poses.stride": spec.poses.stride >= 1,
+                "poses.refine": 0 <= spec.poses.refine <= 8,
+                "poses.top": spec.poses.top >= 0,
+                "poses.sufficient": spec.poses.sufficient >= 0,
+            }
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{name} lacks or misnames a field: {error}.") from None
+        for field, sound in faults.items():
+            if not sound:
+                raise InputError(f"{name}: {field} has a value that cannot be used.")
+        return spec
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A window of the canvas, in its pixels, that the whole image fills (mirrored first, if so)."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Integer logits (k,) in units of the quantum, the pose they were read at and its confidence."""
+
+    logits: Readings
+    pose: Pose
+    confidence: float
+
+
+class Network:
+    """A network package on one device."""
+
+    def __init__(self, onnx: bytes | memoryview, spec: NetworkSpec, device: str = "auto") -> None:
+        """:class:`InputError` if the device is not available or the graph is no attribution network."""
+        self.spec = spec
+        self.digest = hashlib.sha256(onnx).hexdigest()
+        self._session, self.device = _open_session(bytes(onnx), device)
+        self._check_graph()
+
+    @classmethod
+    def load(cls, folder: Path | str, device: str = "auto") -> Network:
+        """The package in ``folder``; :class:`InputError` naming the file that cannot be used."""
+        folder = Path(folder)
+        try:
+            onnx = (folder / "network.onnx").read_bytes()
+            document = json.loads((folder / "network.json").read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read {error.filename}: {error.strerror}.") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{folder / 'network.json'} is no JSON: {error}.") from None
+        return cls(onnx, NetworkSpec.parse(document, str(folder / "network.json")), device)
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw logits (n, k) of canvases ``pixels`` (n, S, S, 3) uint8, in batches."""
+        try:
+            parts = [
+                self._session.run(["logits"], {"pixels": pixels[start : start + BATCH]})[0]
+                for start in range(0, len(pixels), BATCH)
+            ]
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base
+            reason = str(error).splitlines()[0]
+            raise VerifierError(f"the attribution network failed on {self.device}: {reason}.") from None
+        return np.concatenate(parts) if parts else np.zeros((0, self.spec.bits), np.float32)
+
+    def quantise(self, logits: NDArray[np.floating[Any]]) -> Readings:
+        """Logits as integers: clipped, in units of the quantum."""
+        if not np.isfinite(logits).all():
+            raise VerifierError("the attribution network gave values that are not numbers.")
+        spec = self.spec
+        clipped = np.clip(logits.astype(np.float64), -spec.clip, spec.clip)
+        return np.rint(clipped / spec.quantum).astype(np.int32)
+
+    def confidence(self, readings: Readings) -> NDArray[np.float64]:
+        """Mean over the bits of ``log cosh L``, shape (n,) for readings (n, k)."""
+        logits = readings.astype(np.float64) * self.spec.quantum
+        return np.asarray(log_cosh(logits).mean(axis=-1))
+
+    def read(self, image: Image.Image, pose_search: bool = True) -> Reading:
+        """Read an RGB ``image`` at the pose that the rule chooses, or at the identity without search."""
+        return self.read_all([image], pose_search)[0]
+
+    def read_all(self, images: Sequence[Image.Image], pose_search: bool = True) -> list[Reading]:
+        """:meth:`read` of each image; the identity poses are read together."""
+        images = [self.reduced(image) for image in images]
+        identity = Pose(0, 0, self.spec.size, self.spec.size)
+        canvases = [self._canvases(image, [identity]) for image in images]
+        readings = self._readings(np.concatenate(canvases), [identity] * len(images)) if images else []
+        return [
+            _best(self._search(image, reading)) if pose_search else reading
+            for image, reading in zip(images, readings, strict=True)
+        ]
+
+    def reduced(self, image: Image.Image) -> Image.Image:
+        """The image at the size it is read from: large ones averaged over blocks."""
+        factor = min(image.size) // (8 * self.spec.size)
+        return image.reduce(factor) if factor > 1 else image
+
+    def _search(self, image: Image.Image, identity: Reading) -> list[Reading]:
+        """Every pose that the rule tries, in its order, given the reading at the identity."""
+        size, rule = self.spec.size, self.spec.poses
+        if identity.confidence >= rule.sufficient:
+            return [identity]
+        tried = [identity]
+        windows = self._coarse_poses(image)
+        tried += self._read_poses(image, [Pose(0, 0, size, size, mirrored=True), *windows])
+        crops = [reading for reading in tried if _is_crop(image, reading.pose)]
+        crops.sort(key=lambda reading: -reading.confidence)
+        finer = {pose: None for r in crops[: rule.top] for pose in self._neighbours(image, r.pose)}
+        known = {reading.pose for reading in tried}
+        return tried + self._read_poses(image, [pose for pose in finer if pose not in known])
+
+    def _read_poses(self, image: Image.Image, poses: Sequence[Pose]) -> list[Reading]:
+        found: list[Reading] = []
+        for start in range(0, len(poses), BATCH):
+            batch = poses[start : start + BATCH]
+            found += self._readings(self._canvases(image, batch), batch)
+        return found
+
+    def _readings(self, canvases: NDArray[np.uint8], poses: Sequence[Pose]) -> list[Reading]:
+        readings = self.quantise(self.logits(canvases))
+        return list(map(Reading, readings, poses, self.confidence(readings).tolist()))
+
+    def _canvases(self, image: Image.Image, poses: Sequence[Pose]) -> NDArray[np.uint8]:
+        """The image at each of the poses: (n, S, S, 3) uint8."""
+        size, kernel = self.spec.size, _FILTERS[self.spec.resample]
+        canvases = np.full((len(poses), size, size, 3), self.spec.fill, np.uint8)
+        windows: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        for canvas, pose in zip(canvases, poses, strict=True):
+            shape = (pose.width, pose.height)
+            if shape not in windows:
+                windows[shape] = np.asarray(image.resize(shape, kernel))
+            window = windows[shape][:, ::-1] if pose.mirrored else windows[shape]
+            canvas[pose.top : pose.top + pose.height, pose.left : pose.left + pose.width] = window
+        return canvases
+
+    def _coarse_poses(self, image: Image.Image) -> list[Pose]:
+        size, stride = self.spec.size, self.spec.poses.stride
+        poses = []
+        for side in self.spec.poses.sides:
+            width, height = _window(image, side)
+            lefts, tops = range(0, size - width + 1, stride), range(0, size - height + 1, stride)
+            poses += [Pose(left, top, width, height) for top, left in itertools.product(tops, lefts)]
+        return [pose for pose in poses if pose != Pose(0, 0, size, size)]
+
+    def _neighbours(self, image: Image.Image, pose: Pose) -> Iterator[Pose]:
+        size, refine = self.spec.size, self.spec.poses.refine
+        changes = range(-refine, refine + 1)
+        for more, down, right in itertools.product(changes, changes, changes):
+            side = max(pose.width, pose.height) + more
+            if not 1 <= side <= size:
+                continue
+            width, height = _window(image, side)
+            left, top = pose.left + right, pose.top + down
+            if 0 <= left <= size - width and 0 <= top <= size - height:
+                yield Pose(left, top, width, height)
+
+    def _check_graph(self) -> None:
+        spec = self.spec
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        names = ([node.name for node in inputs], [node.name for node in outputs])
+        if names != (["pixels"], ["logits"]) or inputs[0].type != "tensor(uint8)":
+            raise InputError("network.onnx is no attribution network: it needs uint8 pixels and logits.")
+        shapes = {"pixels": inputs[0].shape[1:], "logits": outputs[0].shape[1:]}
+        expected = {"pixels": [spec.size, spec.size, 3], "logits": [spec.bits]}
+        if shapes != expected:
+            raise InputError(f"network.onnx has shapes {shapes}, network.json implies {expected}.")
+
+
+def _best(readings: Iterable[Reading]) -> Reading:
+    return max(readings, key=lambda reading: reading.confidence)  # max keeps the earlier of equals
+
+
+def _is_crop(image: Image.Image, pose: Pose) -> bool:
+    """Whether the pose keeps the image's proportions, as the windows of the search do."""
+    shape = (pose.width, pose.height)
+    return not pose.mirrored and shape == _window(image, max(shape))
+
+
+def _window(image: Image.Image, side: int) -> tuple[int, int]:
+    """(width, height) with the image's proportions, the longer one being ``side``."""
+    longer = max(image.size)
+    return max(1, round(image.width * side / longer)), max(1, round(image.height * side / longer))
+
+
+def _open_session(onnx: bytes, device: str) -> tuple[Any, str]:
+    """An inference session and the device it runs on (``cpu`` or ``cuda``)."""
+    if device not in DEVICES:
+        raise InputError(f"--device {device}: choose one of {', '.join(DEVICES)}.")
+    available = onnxruntime.get_available_providers()
+    if device == "cuda" and _PROVIDERS["cuda"] not in available:
+        raise InputError(
+            f"--device cuda: this onnxruntime has no CUDA provider (it has {', '.join(available)}).",
+            "Install onnxruntime-gpu, or use --device auto or cpu.",
+        )
+    wanted = ["cuda", "cpu"] if device == "auto" else [device]
+    for name in wanted:
+        if _PROVIDERS[name] not in available:
+            continue
+        session = _try_session(onnx, name)
+        if session is not None:
+            return session, name
+    raise InputError(
+        f"--device {device}: onnxruntime cannot start its CUDA provider: {_missing_library()}.",
+        "Install the CUDA and cuDNN libraries that onnxruntime-gpu names, or use --device auto or cpu.",
+    )
+
+
+def _try_session(onnx: bytes, device: str) -> Any | None:
+    """A session on exactly ``device``, or None if onnxruntime fell back to another."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    # Idle threads that spin take the processor from what runs between two readings.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = [_PROVIDERS[device]] + ([_PROVIDERS["cpu"]] if device != "cpu" else [])
+    try:
+        with quiet_libraries():
+            onnxruntime.set_default_logger_severity(_FATAL)
+            session = onnxruntime.InferenceSession(onnx, options, providers=providers)
+    except Exception as error:  # noqa: BLE001 - as above
+        if device != "cpu":
+            return None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"network.onnx cannot be loaded: {reason}.") from None
+    return session if session.get_providers()[0] == _PROVIDERS[device] else None
+
+
+def _missing_library() -> str:
+    """What the dynamic linker says about onnxruntime's CUDA library."""
+    folder = Path(onnxruntime.__file__).parent / "capi"
+    for library in sorted(folder.glob("*onnxruntime_providers_cuda*")):
+        try:
+            ctypes.CDLL(str(library))
+        except OSError as error:
+            return str(error).splitlines()[0]
+    return "no usable graphics card or driver was found"

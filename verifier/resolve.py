@@ -1,0 +1,136 @@
+"""The search for the key behind a reading, among many.
+
+    table = KeyTable(packed)                              # (n, k / 8) uint8, see verifier.phi
+    index, score = table.top(logits, m=8)                 # the m largest <L, phi>, exactly
+
+The maximum-likelihood key has the largest inner product with the logits. Readings are integers, so every
+score here is an exact integer, whatever the order of summation: one reading is scored with look-up
+tables (two bytes of a key, 16 bits, name one of 65 536 partial sums), many at once as a matrix product
+in floating point, where integers below the mantissa's range stay exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verifier import phi
+
+Indices = NDArray[np.int64]
+Scores = NDArray[np.int64]
+Logits = NDArray[np.integer]
+
+CHUNK = 1 << 14
+"""Keys scored at a time: their running sums (64 KiB) stay in the second-level cache."""
+
+BATCH = 8
+"""From so many readings on, unpacking the keys for a matrix product is cheaper than look-ups."""
+
+_LOGITS_LIMIT = 1 << 30  # bound on sum |L_j|: partial sums fit 32 bits
+
+
+class KeyTable:
+    """Packed keys, shape (n, k / 8) uint8; the array is kept as it is (it may be mapped from a file)."""
+
+    def __init__(self, packed: NDArray[np.uint8]) -> None:
+        if packed.dtype != np.uint8 or packed.ndim != 2 or packed.shape[1] == 0:
+            raise ValueError(f"packed keys are (n, k / 8) uint8, not {packed.shape} {packed.dtype}")
+        self._packed = np.ascontiguousarray(packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    @property
+    def bits(self) -> int:
+        return int(self._packed.shape[1]) * 8
+
+    def signs(self, index: int) -> NDArray[np.int8]:
+        """The key of a row as (k,) of -1 and +1."""
+        return phi.unpack(self._packed[index])
+
+    def scores(self, logits: Logits) -> NDArray[np.int32]:
+        """``<L, phi>`` of every key, shape (n,), for one reading of integer ``logits`` (k,)."""
+        logits = self._checked(logits)
+        scores = np.zeros(len(self), np.int32)
+        wide = self._packed.shape[1] // 2
+        words = self._packed[:, : 2 * wide].view("<u2")
+        tables = [_word_table(logits[16 * i : 16 * i + 16]) for i in range(wide)]
+        last = _byte_table(logits[16 * wide :]) if self._packed.shape[1] % 2 else None
+        for start in range(0, len(self), CHUNK):
+            part = scores[start : start + CHUNK]
+            for i, table in enumerate(tables):
+                part += table[words[start : start + CHUNK, i]]
+            if last is not None:
+                part += last[self._packed[start : start + CHUNK, -1]]
+        return scores
+
+    def top(self, logits: Logits, m: int) -> tuple[Indices, Scores]:
+        """The ``m`` best keys of one reading (k,): row numbers and scores, best first, equals by row."""
+        return _top(self.scores(logits), m)
+
+    def top_batch(self, logits: Logits, m: int) -> list[tuple[Indices, Scores]]:
+        """:meth:`top` of each of the readings (q, k)."""
+        readings = np.atleast_2d(np.asarray(logits))
+        if len(readings) < BATCH:
+            return [self.top(reading, m) for reading in readings]
+        readings = np.stack([self._checked(reading) for reading in readings])
+        # float32 holds every integer up to 2^24, float64 up to 2^53.
+        exact: type[np.floating[Any]] = (
+            np.float32 if np.abs(readings).sum(axis=1).max() < 1 << 24 else np.float64
+        )
+        transposed: NDArray[Any] = readings.astype(exact).T
+        best = [(np.zeros(0, np.int64), np.zeros(0, np.int64))] * len(readings)
+        rows = CHUNK // 4  # unpacked to floats, 4 MiB at 256 bits
+        for start in range(0, len(self), rows):
+            signs: NDArray[Any] = phi.unpack(self._packed[start : start + rows]).astype(exact)
+            products = (signs @ transposed).T
+            best = [_merge(found, start, *_top(row, m), m) for found, row in zip(best, products, strict=True)]
+        return best
+
+    def _checked(self, logits: Logits) -> NDArray[np.int32]:
+        array = np.asarray(logits)
+        if array.shape != (self.bits,):
+            raise ValueError(f"expected {self.bits} logits, got shape {array.shape}")
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"logits must be integers, not {array.dtype}")
+        if int(np.abs(array.astype(np.int64)).sum()) >= _LOGITS_LIMIT:
+            raise ValueError("the logits' sum is too large to score in 32 bits")
+        return array.astype(np.int32)
+
+
+def _byte_table(logits: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Partial score of each of the 256 values of a byte that holds 8 bits, first bit highest."""
+    patterns = phi.unpack(np.arange(256, dtype=np.uint8)[:, None]).astype(np.int32)
+    return np.asarray(patterns @ logits, np.int32)
+
+
+def _word_table(logits: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Partial score of each value of two bytes read as a little-endian integer."""
+    first, second = _byte_table(logits[:8]), _byte_table(logits[8:])
+    return (second[:, None] + first[None, :]).reshape(-1)
+
+
+def _top(scores: NDArray[Any], m: int) -> tuple[Indices, Scores]:
+    if m < 1:
+        raise ValueError(f"at least one key must be asked for, not {m}")
+    if m < len(scores):
+        # Take everything that reaches the m-th score, so that equals are cut by row, not by chance.
+        least = np.partition(scores, len(scores) - m)[len(scores) - m]
+        rows = np.flatnonzero(scores >= least)
+    else:
+        rows = np.arange(len(scores))
+    values = scores[rows].astype(np.int64)
+    order = np.lexsort((rows, -values))[:m]
+    return rows[order].astype(np.int64), values[order]
+
+
+def _merge(
+    found: tuple[Indices, Scores], offset: int, rows: Indices, scores: Scores, m: int
+) -> tuple[Indices, Scores]:
+    """The best ``m`` of what earlier chunks and this one (from row ``offset`` on) hold."""
+    all_rows = np.concatenate([found[0], rows + offset])
+    all_scores = np.concatenate([found[1], scores])
+    order = np.lexsort((all_rows, -all_scores))[:m]
+    return all_rows[order], all_scores[order]
