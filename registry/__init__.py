@@ -1,0 +1,1 @@
+"""Hallmark registry: register generative models, issue fingerprinted copies, keep the ledger."""

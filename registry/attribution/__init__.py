@@ -1,0 +1,1 @@
+"""The attribution network: image -> one logit for each bit of the key."""

@@ -1,0 +1,1 @@
+"""What verifiers need, exported in one signed file."""

@@ -1,0 +1,505 @@
+"""The ``registry`` command line.
+
+Exit codes: 0 done, 2 bad request or input, 3 stored data or a signature does not hold, 4 internal error,
+130 interrupted. Whatever needs torch is imported by the commands that use it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from registry.config import HOME_VARIABLE, home_folder
+from registry.errors import InputError, RegistryError
+from verifier.errors import VerifierError
+
+if TYPE_CHECKING:
+    from registry.home import Home
+
+DEBUG_VARIABLE = "HALLMARK_DEBUG"
+INTERNAL, INTERRUPTED = 4, 130
+OUT = click.Path(path_type=Path, resolve_path=True)
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def home_option(command: Command) -> Command:
+    """``--home`` before or after the subcommand; the last one given counts."""
+
+    def remember(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+        if value is not None:
+            context.find_root().obj = value
+
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path),
+        envvar=None,
+        expose_value=False,
+        callback=remember,
+        is_eager=True,
+        help=f"The registry's folder [default: ${HOME_VARIABLE}, else ~/.local/share/hallmark].",
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+def _folder() -> Path:
+    given = click.get_current_context().find_root().obj
+    return home_folder(given if isinstance(given, Path) else None)
+
+
+@contextmanager
+def opened() -> Iterator[Home]:
+    """The registry in use, closed at the end of the block."""
+    from registry.home import Home
+
+    home = Home.open(_folder())
+    try:
+        yield home
+    finally:
+        home.close()
+
+
+@contextmanager
+def shown(title: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
+    """A progress bar for a service: it is told the total, then again and again the count done."""
+    from registry.progress import progress
+
+    with ExitStack() as stack:
+        yield lambda total: stack.enter_context(progress(title, total)).update
+
+
+def print_json(value: Any) -> None:
+    """``value`` as indented JSON on standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="hallmark", prog_name="registry")
+@home_option
+def cli() -> None:
+    """Register generative models, issue fingerprinted copies to recipients and keep the ledger.
+
+    A first session:
+
+    \b
+      registry init
+      registry model add flowers --adapter latent-diffusion --weights builtin:flowers-ldm@1
+      registry recipient add ada@example.org
+      registry issue --model flowers --to ada@example.org
+      registry download COPY_ID --out ada
+      registry bundle export --out flowers.bundle --with-keys
+    """
+
+
+@cli.command()
+@home_option
+@json_option
+def init(as_json: bool) -> None:
+    """Create a registry: its home folder, database, keys and first administrator."""
+    from registry.home import Home
+
+    folder = _folder()
+    identity = Home.create(folder)
+    if as_json:
+        print_json({"home": str(folder), "registry": identity.registry, "public_key": identity.public_text})
+        return
+    click.echo(f"Registry {identity.registry} is ready in {folder}.")
+    click.echo("Keep a copy of its master.key in a safe place, apart from backups of the database.")
+
+
+@cli.group()
+def model() -> None:
+    """Register generators and prepare them for issuing."""
+
+
+@model.command("add")
+@click.argument("name")
+@click.option("--adapter", required=True, help="Architecture of the generator, e.g. latent-diffusion.")
+@click.option("--weights", required=True, metavar="PATH", help="Model folder, or builtin:NAME@VERSION.")
+@click.option("--scheme", type=click.Choice(["pca"]), help="Where the fingerprint's directions come from.")
+@click.option("--bits", type=int, metavar="K", help="Length of a key, a multiple of 8.")
+@click.option("--strength", type=float, metavar="S", help="Strength of the fingerprint.")
+@click.option("--shift", type=int, metavar="N", help="First principal component used.")
+@click.option("--psnr", type=float, metavar="DB", help="Choose the strength for this quality instead.")
+@home_option
+@json_option
+def model_add(
+    name: str,
+    adapter: str,
+    weights: str,
+    scheme: str | None,
+    bits: int | None,
+    strength: float | None,
+    shift: int | None,
+    psnr: float | None,
+    as_json: bool,
+) -> None:
+    """Register the generator at --weights under NAME.
+
+    A builtin with no further options is ready for issuing at once; any other model is trained first
+    (`registry model train`). Other weights under a known NAME become its next version.
+    """
+    from registry.generators import service
+
+    options = service.SchemeOptions(scheme, bits, strength, shift, psnr)
+    with opened() as home:
+        added = service.add_model(home, name, adapter, weights, options)
+        with home.database.read() as session:
+            described = service.describe(session, added)
+    if as_json:
+        print_json(described)
+        return
+    click.echo(f"Model {added.label} is registered: {added.digest_text}.")
+    if not described["networks"]:
+        click.echo(f"Next: registry model train {added.label}")
+
+
+@model.command("list")
+@home_option
+@json_option
+def model_list(as_json: bool) -> None:
+    """List the registered models."""
+    from registry.generators import service
+
+    with opened() as home, home.database.read() as session:
+        described = [service.describe(session, found) for found in service.models(session)]
+    if as_json:
+        print_json(described)
+        return
+    for entry in described:
+        label = f"{entry['name']}@{entry['version']}"
+        state = f"{entry['bits']} bits" if entry["networks"] else "not trained"
+        click.echo(f"{label}  {state}  {entry['keys_issued']} keys  {entry['digest']}")
+
+
+@model.command("show")
+@click.argument("name")
+@home_option
+@json_option
+def model_show(name: str, as_json: bool) -> None:
+    """Show one model (NAME or NAME@VERSION)."""
+    from registry.generators import service
+
+    with opened() as home, home.database.read() as session:
+        described = service.describe(session, service.get_model(session, name))
+    if as_json:
+        print_json(described)
+        return
+    networks = described.pop("networks")
+    for field, value in described.items():
+        click.echo(f"{field.replace('_', ' '):>18}  {'-' if value is None else value}")
+    for network in networks:
+        click.echo(f"{'network':>18}  {network['version']}: {network['digest']}, {network['installed_at']}")
+
+
+@model.command("train")
+@click.argument("name")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Foreign photographs (folder or zip) for calibration and the screening of keys.",
+)
+@click.option("--steps", type=click.IntRange(1), help="Training steps of the network.")
+@home_option
+def model_train(name: str, data: Path | None, steps: int | None) -> None:
+    """Compute the basis of model NAME if it has none, and train its attribution network.
+
+    Ctrl-C keeps what was done; the same command goes on from there.
+    """
+    from registry.attribution import service as attribution
+    from registry.generators import service
+
+    if data is not None and not data.exists():
+        raise InputError(f"{data}: no such file or folder.", "Give --data a folder or zip of photographs.")
+    with opened() as home:
+        with home.database.read() as session:
+            trained = service.get_model(session, name)
+        work = home.settings.home / "training" / trained.label
+        work.mkdir(parents=True, exist_ok=True)
+        attribution.train(home.database, home.storage, trained, data=data, steps=steps, work=work)
+    click.echo(f"Model {trained.label} is ready for issuing.")
+
+
+@model.command("export")
+@click.argument("name")
+@click.option("--out", type=OUT, required=True, help="New folder to write.")
+@home_option
+def model_export(name: str, out: Path) -> None:
+    """Write the attribution network of NAME (ONNX) and its card to a new folder."""
+    from registry.generators.export import export_model
+
+    with opened() as home:
+        export_model(home, name, out)
+    click.echo(f"Written to {out}.")
+
+
+@cli.group()
+def recipient() -> None:
+    """Manage who receives copies."""
+
+
+@recipient.command("add")
+@click.argument("email")
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path),
+    help="The recipient's Ed25519 public key: PEM, OpenSSH or base64.",
+)
+@home_option
+@json_option
+def recipient_add(email: str, public_key: Path | None, as_json: bool) -> None:
+    """Add the recipient with this e-mail address."""
+    from registry.accounts import service
+
+    key = None if public_key is None else service.load_public_key(public_key)
+    with opened() as home, home.database.write() as session:
+        added = service.describe(service.add_recipient(session, email, key))
+    if as_json:
+        print_json(added)
+    else:
+        click.echo(f"Recipient {added['email']} is added.")
+
+
+@recipient.command("list")
+@home_option
+@json_option
+def recipient_list(as_json: bool) -> None:
+    """List all recipients."""
+    from registry.accounts import service
+
+    with opened() as home, home.database.read() as session:
+        found = [service.describe(entry) for entry in service.recipients(session)]
+    if as_json:
+        print_json(found)
+        return
+    for entry in found:
+        click.echo(f"{entry['email']}  {entry['public_key'] or 'no public key'}  {entry['created_at']}")
+
+
+@cli.command()
+@click.option("--model", "model_name", required=True, metavar="NAME", help="The model to issue a copy of.")
+@click.option("--to", "email", required=True, metavar="EMAIL", help="The recipient.")
+@click.option(
+    "--expires-days", type=int, metavar="DAYS", help="The certificate's validity [default: no end]."
+)
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Keys to issue in bulk.")
+@home_option
+def issue(model_name: str, email: str, expires_days: int | None, count: int) -> None:
+    """Issue a key for a copy and print its signed certificate (JSON).
+
+    With --count above 1 a summary is printed instead. Bulk issues commit every 10 000 keys; Ctrl-C ends
+    between two commits.
+    """
+    from registry.keys import service
+
+    service.check_expiry(expires_days)
+    with opened() as home:
+        issuer = service.Issuer.open(home, model_name, email)
+        if count == 1:
+            print_json(issuer.issue(1, expires_days)[0])
+            return
+        print_json(_issue_many(issuer, count, expires_days))
+
+
+def _issue_many(issuer: Any, count: int, expires_days: int | None) -> dict[str, Any]:
+    from registry.keys.service import CHUNK
+
+    done, first, last = 0, None, None
+    try:
+        with shown("issuing keys") as progress:
+            seen = progress(count)
+            while done < count:
+                documents = issuer.issue(min(CHUNK, count - done), expires_days)
+                done += len(documents)
+                first, last = first or documents[0]["key_id"], documents[-1]["key_id"]
+                seen(done)
+    except KeyboardInterrupt:
+        click.echo(f"{done} of {count} keys were issued.", err=True)
+        raise
+    return {"schema": "hallmark/issue/1", "issued": done, "first_key_id": first, "last_key_id": last}
+
+
+@cli.command()
+@click.argument("copy_id")
+@click.option("--out", type=OUT, required=True, help="New folder for the copy.")
+@click.option(
+    "--receipt",
+    type=OUT,
+    help="The signed receipt's file [default: OUT.receipt.json].",
+)
+@home_option
+@json_option
+def download(copy_id: str, out: Path, receipt: Path | None, as_json: bool) -> None:
+    """Build the copy COPY_ID (or key id) into a folder and record the delivery."""
+    from registry.copies import service
+
+    with opened() as home, shown("building the copy") as progress:
+        delivery = service.download(home, copy_id, out, receipt, progress)
+    if as_json:
+        print_json(delivery.receipt)
+        return
+    click.echo(f"{delivery.receipt['copy_id']} is in {out}: SHA-256 {delivery.receipt['sha256']}.")
+    click.echo(f"Its receipt is {delivery.receipt_path}.")
+
+
+@cli.command()
+@click.option("--copy", "copy_folder", type=click.Path(path_type=Path), required=True, help="The copy.")
+@click.option("-n", "count", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
+@click.option("--out", type=OUT, required=True, help="New folder for the PNG files.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="The same seed gives the same images.")
+@json_option
+def sample(copy_folder: Path, count: int, out: Path, seed: int | None, as_json: bool) -> None:
+    """Make images with a copy (or base model), as its recipient would. Needs no registry."""
+    from registry.generators.sampling import sample_to_folder
+
+    chosen = secrets.randbelow(2**31) if seed is None else seed
+    written = sample_to_folder(copy_folder, count, chosen, out)
+    if as_json:
+        print_json({"seed": chosen, "images": [str(path) for path in written]})
+    else:
+        click.echo(f"{count} images are in {out} (seed {chosen}).")
+
+
+@cli.command()
+@click.argument("key_id")
+@click.option("--reason", required=True, help="Why; kept in the database, not in the ledger.")
+@home_option
+def revoke(key_id: str, reason: str) -> None:
+    """Revoke the key KEY_ID (or copy id) and print the signed revocation (JSON).
+
+    Its copy is no longer delivered; images it made stay attributable and are marked revoked.
+    """
+    from registry.keys import service
+
+    with opened() as home:
+        print_json(service.revoke(home, key_id, reason))
+
+
+@cli.group()
+def bundle() -> None:
+    """Export what verifiers need."""
+
+
+@bundle.command("export")
+@click.option("--out", type=OUT, required=True, help="File to write.")
+@click.option("--with-keys", is_flag=True, help="Add the key table: secret, for authorised auditors only.")
+@click.option("--with-recipients", is_flag=True, help="Add the recipients' addresses to the key table.")
+@click.option("--model", "model_name", metavar="NAME", help="Only this model [default: all].")
+@click.option("--expires-days", type=int, default=30, show_default=True, help="Validity of the bundle.")
+@home_option
+@json_option
+def bundle_export(
+    out: Path,
+    with_keys: bool,
+    with_recipients: bool,
+    model_name: str | None,
+    expires_days: int,
+    as_json: bool,
+) -> None:
+    """Write a signed bundle for `verifier check --bundle`."""
+    from registry.bundles import service
+
+    options = service.BundleOptions(with_keys, with_recipients, model_name, expires_days)
+    with opened() as home, shown("key table") as progress:
+        manifest = service.export(home, out, options, progress)
+    if as_json:
+        print_json(manifest)
+        return
+    names = ", ".join(f"{entry['name']} ({entry['keys_issued']} keys)" for entry in manifest["models"])
+    click.echo(f"{out}: {names}, expires {manifest['expires_at']}.")
+    if with_keys:
+        click.echo("It holds the key table: whoever has it can read and forge fingerprints.")
+
+
+@cli.group()
+def ledger() -> None:
+    """Check the append-only log."""
+
+
+@ledger.command("verify")
+@home_option
+@json_option
+def ledger_verify(as_json: bool) -> None:
+    """Recompute the ledger from the records and check every signature and hash in it."""
+    from registry.verification import verify_ledger
+
+    with opened() as home, shown("ledger entries") as progress:
+        report = verify_ledger(home, progress)
+    if as_json:
+        print_json({"size": report.size, "root": report.root, "checkpoints": report.checkpoints})
+    else:
+        click.echo(f"The ledger holds: {report.size} entries, root {report.root}.")
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code; every failure ends as one line on standard error."""
+    try:
+        result = cli.main(arguments, prog_name="registry", standalone_mode=False)
+    except (click.Abort, KeyboardInterrupt):
+        return _failed("interrupted; what was finished is kept, nothing half-done is.", INTERRUPTED)
+    except click.ClickException as error:
+        return _failed(_usage(error), error.exit_code if error.exit_code != 1 else 2)
+    except (RegistryError, VerifierError) as error:
+        return _failed(error.diagnostics(), error.exit_code)
+    except Exception as error:  # noqa: BLE001  (no traceback ever reaches a user)
+        known = _explain(error)
+        return _failed(known.diagnostics(), known.exit_code)
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    hint = f" Try `{context.command_path} --help`." if context is not None else ""
+    return error.format_message().replace("\n", " ") + hint
+
+
+def _explain(error: Exception) -> RegistryError:
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in (
+        "registry",
+        "verifier",
+    ):
+        return InputError(
+            f"this command needs {error.name}, which is not installed.",
+            "Run `pip install 'hallmark[registry]'`.",
+        )
+    if "sqlalchemy" in sys.modules:
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from registry.db import explain
+
+        if isinstance(error, SQLAlchemyError):
+            return explain(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return InputError(f"{where}{error.strerror}.", "Correct that and run the command again.")
+    summary = f"{type(error).__name__}: {error}".splitlines()[0]
+    failed = RegistryError(f"internal error: {summary}.", f"Run with {DEBUG_VARIABLE}=1 for the details.")
+    failed.exit_code = INTERNAL
+    return failed
+
+
+def _failed(message: str, code: int) -> int:
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        traceback.print_exc()
+    click.echo(f"registry: {message}", err=True)
+    return code
+
+
+def main() -> None:
+    """Entry point of the ``registry`` command."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

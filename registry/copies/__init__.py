@@ -1,0 +1,1 @@
+"""Building copies, delivering them, and the receipts of deliveries."""

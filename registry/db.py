@@ -1,0 +1,210 @@
+"""The database: typed tables, read and write transactions, migrations.
+
+    database = Database("sqlite:///registry.db")
+    with database.write() as session: ...      # one transaction, all or nothing
+    with database.read() as session: ...       # one unchanging snapshot
+
+SQLite (write-ahead log) is the embedded default, PostgreSQL the production database. A write
+transaction on SQLite takes the write lock at its start (BEGIN IMMEDIATE), so that it cannot fail half
+way because another writer came first; on PostgreSQL the services lock the rows they must.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, TypeVarTuple
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Double,
+    Engine,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Select,
+    create_engine,
+    event,
+    text,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from registry.errors import InputError, RegistryError, StateError
+
+REVISION = "0001"
+"""The schema revision that this code works with (the newest in ``migrations/versions``)."""
+
+BUSY_SECONDS = 120
+"""How long a writer waits for another on SQLite; a bulk issue holds the lock for seconds at most."""
+
+STREAM_ROWS = 5_000
+
+_IMMEDIATE = "hallmark_immediate"
+
+
+Columns = TypeVarTuple("Columns")
+
+
+class Base(DeclarativeBase):
+    """Every table. Times are unix seconds (UTC); digests, keys and signatures are raw bytes."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    # SQLite numbers rows by itself only for a column declared INTEGER, which is 64 bits wide there.
+    type_annotation_map: ClassVar[dict[type, Any]] = {
+        int: BigInteger().with_variant(Integer(), "sqlite"),
+        float: Double(),
+        bytes: LargeBinary(),
+    }
+
+
+class Database:
+    """One database and its two kinds of transactions; connections open on first use."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self.url = make_url(url)
+            self.engine = _engine(url)
+        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+            raise InputError(
+                f"the database URL cannot be used ({str(error).splitlines()[0]}).",
+                "Use sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME.",
+            ) from None
+        import registry.tables  # noqa: F401  (foreign keys between features need every table)
+
+        self._writer = self.engine.execution_options(**{_IMMEDIATE: True})
+        self._reader = self.engine
+        if self.engine.dialect.name == "postgresql":
+            self._reader = self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that commits at the end of the block and rolls back on any exception."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A snapshot: what other transactions commit meanwhile is not seen."""
+        with Session(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    def require_current(self) -> None:
+        """Raise :class:`StateError` unless the database exists and has this code's schema."""
+        path = self.url.database
+        if self.engine.dialect.name == "sqlite" and not Path(path or "").is_file():
+            raise StateError(f"{path}: the registry's database is missing.", "Restore it from a backup.")
+        found = self.revision()
+        if found is None:
+            raise StateError(
+                f"{self} holds no registry.", "Run `registry init`, or correct HALLMARK_DATABASE_URL."
+            )
+        if found != REVISION:
+            raise StateError(
+                f"{self} has schema revision {found}, this version of Hallmark works with {REVISION}.",
+                "Install the version of Hallmark that belongs to it.",
+            )
+
+    def revision(self) -> str | None:
+        """The schema revision found, ``None`` in a database without a registry."""
+        with self.engine.connect() as connection:
+            if not self.engine.dialect.has_table(connection, "alembic_version"):
+                return None
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+    def close(self) -> None:
+        """Close all connections; the write-ahead log of SQLite is folded into the file."""
+        self.engine.dispose()
+
+    def __str__(self) -> str:
+        return f"the database {self.url.render_as_string(hide_password=True)}"
+
+
+def _engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, connect_args={"connect_timeout": 10})
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        # The driver's own transaction handling would begin late and commit around DDL.
+        connection.isolation_level = None
+        for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get(_IMMEDIATE, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def stream(session: Session, query: Select[*Columns]) -> Generator[Row[*Columns]]:
+    """The rows of a large result in constant memory; close the iterator if it is not read to its end."""
+    with session.execute(query.execution_options(yield_per=STREAM_ROWS)) as result:
+        yield from result
+
+
+def migrations_folder() -> Path:
+    """The Alembic scripts: inside the installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
+def migrate(connection: Connection, revision: str = "head") -> None:
+    """Bring the schema to ``revision`` inside the caller's transaction."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    if revision == "base":
+        command.downgrade(config, revision)
+    else:
+        command.upgrade(config, revision)
+
+
+def explain(error: SQLAlchemyError) -> RegistryError:
+    """What a failure of the database means for the person at the command line."""
+    cause = str(getattr(error, "orig", None) or error).strip()
+    reason = " ".join(cause.split("\n")[0].split())
+    lowered = cause.lower()
+    if "disk is full" in lowered or "no space left" in lowered or "disk full" in lowered:
+        hint = "Free some space and run the command again; nothing of it was recorded."
+    elif "locked" in lowered:
+        hint = "Another command is writing; run this one again when it has finished."
+    elif "readonly" in lowered or "read-only" in lowered or "unable to open" in lowered:
+        hint = "Check that the registry's home exists and that you may write to it."
+    elif "not a database" in lowered or "malformed" in lowered:
+        hint = "The database file is damaged; restore it from a backup."
+    elif "does not exist" in lowered or "connect" in lowered or "authentication" in lowered:
+        hint = "Check HALLMARK_DATABASE_URL and that the database server runs."
+    else:
+        hint = "Run with HALLMARK_DEBUG=1 for the details."
+    failed = StateError(f"the database refused: {reason}.", hint)
+    if not isinstance(error, DBAPIError):
+        failed.exit_code = 4
+    return failed
+
+
+def unix_now() -> int:
+    """The time in whole seconds since 1970 (UTC)."""
+    return int(time.time())

@@ -1,0 +1,31 @@
+"""The registry's exceptions: one tree, each with a sentence on what to do."""
+
+from __future__ import annotations
+
+
+class RegistryError(Exception):
+    """Root of all errors a user may see. ``hint`` says what to do about it."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def diagnostics(self) -> str:
+        """The message and the hint on one line."""
+        return f"{self} {self.hint}".strip()
+
+
+class InputError(RegistryError):
+    """A file, option or value that the user gave cannot be used."""
+
+
+class StateError(RegistryError):
+    """The request does not fit the registry's present state."""
+
+
+class IntegrityError(RegistryError):
+    """Stored data contradicts its own digest, signature or proof."""
+
+    exit_code = 3

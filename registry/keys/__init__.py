@@ -1,0 +1,1 @@
+"""User keys, their certificates, screening and revocation."""

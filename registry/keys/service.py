@@ -1,0 +1,336 @@
+"""Issuing and revoking user keys.
+
+    issuer = Issuer.open(home, "flowers", "ada@example.org")
+    documents = issuer.issue(1)                   # signed certificates, committed with their ledger entries
+    revoke(home, key_id, "leaked")
+
+Key bits are derived from the model's secret (:mod:`verifier.phi`), so a row holds only what the
+certificate says. Everything slow (derivation, screening, signing) happens before the transaction, which
+then holds the ledger only for its inserts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Row, func, insert, select
+from sqlalchemy.orm import Session
+
+from registry.accounts import service as accounts
+from registry.accounts.models import Recipient
+from registry.attribution.models import NetworkVersion
+from registry.db import stream, unix_now
+from registry.errors import InputError, StateError
+from registry.generators import service as generators
+from registry.generators.models import Model
+from registry.home import Home
+from registry.identity import signature_bytes, signature_text
+from registry.keys.models import KeyRevocation, UserKey
+from registry.keys.screening import Q_TEXT, Screen
+from registry.ledger import service as ledger
+from registry.ledger.audit import Record
+from registry.storage import Storage
+from verifier import signing
+from verifier.bundle import utc
+from verifier.certificate import Certificate, leaf, normal_key_id
+from verifier.phi import KEY_ID_BYTES, SCHEME, ModelSecret, Packed, commitment
+
+CHUNK = 10_000
+"""Keys a transaction: a second of work, so that an interrupted bulk issue loses little."""
+
+MOST_REDRAWS = 0xFFFF
+DAY_SECONDS = 86_400
+LONGEST_DAYS = 36_500
+
+
+@dataclass(frozen=True)
+class IssuedKey:
+    """A key with what its certificate and its copy need."""
+
+    row: UserKey
+    model: Model
+    revoked: bool
+    document: signing.Document
+
+
+class Issuer:
+    """Issues keys of one model to one recipient; opening it does the work that all keys share."""
+
+    def __init__(self, home: Home, model: Model, recipient: Recipient, screen: Screen) -> None:
+        self._home, self._model, self._recipient, self._screen = home, model, recipient, screen
+        self._secret = generators.model_secret(home.master, model)
+
+    @classmethod
+    def open(cls, home: Home, model: str, email: str) -> Issuer:
+        """:class:`InputError` for an unknown name, :class:`StateError` for a model without a network."""
+        with home.database.read() as session:
+            recipient = accounts.get_recipient(session, email)
+            registered = generators.get_model(session, model)
+            generators.basis_name(registered)  # says what to do where there is no basis yet
+            network = generators.newest_network(session, registered)
+        return cls(home, registered, recipient, _load_screen(home.storage, network))
+
+    def issue(self, count: int, expires_days: int | None = None) -> list[signing.Document]:
+        """Issue ``count`` keys in one transaction: keys, certificates, ledger entries, all or nothing."""
+        issued_at = unix_now()
+        expires_at = None if expires_days is None else issued_at + expires_days * DAY_SECONDS
+        key_ids = _new_key_ids(count)
+        redraws, packed = _draw(self._secret, key_ids, _bits(self._model), self._screen)
+        committed = self._commitments(key_ids, redraws, packed)
+        named = accounts.commitments(self._recipient, key_ids)
+
+        registry = self._home.identity.registry
+        rows, documents = [], []
+        for i, key_id in enumerate(key_ids):
+            redrawn = int(redraws[i])
+            certificate = _certificate(
+                registry, self._model, key_id, redrawn, named[i], committed[i], issued_at, expires_at
+            )
+            document = self._home.identity.sign(certificate.document())
+            documents.append(document)
+            rows.append(
+                {
+                    "key_id": key_id,
+                    "model_id": self._model.id,
+                    "recipient_id": self._recipient.id,
+                    "redraws": redrawn,
+                    "recipient_commitment": named[i],
+                    "commitment": committed[i],
+                    "issued_at": issued_at,
+                    "expires_at": expires_at,
+                    "signature": signature_bytes(document),
+                }
+            )
+
+        digests = [leaf(document) for document in documents]
+        with self._home.database.write() as session:
+            first = ledger.append(session, self._home.identity, ledger.CERTIFICATE, digests)
+            session.execute(
+                insert(UserKey), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)]
+            )
+        return documents
+
+    def _commitments(
+        self, key_ids: Sequence[bytes], redraws: NDArray[np.int64], packed: Packed
+    ) -> list[bytes]:
+        blinders = self._secret.blinders(key_ids, redraws.tolist())
+        pairs = zip(packed, blinders, strict=True)
+        return [bytes.fromhex(commitment(phi.tobytes(), blinder.tobytes())) for phi, blinder in pairs]
+
+
+def check_expiry(days: int | None) -> None:
+    """:class:`InputError` unless ``days`` is a validity that can be meant."""
+    if days is not None and not 1 <= days <= LONGEST_DAYS:
+        raise InputError(f"--expires-days {days}: give a number from 1 to {LONGEST_DAYS}.")
+
+
+def get_key(session: Session, registry: str, reference: str) -> IssuedKey:
+    """The key with this key id or copy id; :class:`InputError` if none was issued."""
+    try:
+        key_id = bytes.fromhex(normal_key_id(reference))
+    except ValueError as error:
+        raise InputError(f"{error}.") from None
+    query = (
+        select(UserKey, Model, KeyRevocation.user_key_id)
+        .join(Model, Model.id == UserKey.model_id)
+        .outerjoin(KeyRevocation, KeyRevocation.user_key_id == UserKey.id)
+        .where(UserKey.key_id == key_id)
+    )
+    found = session.execute(query).one_or_none()
+    if found is None:
+        raise InputError(f"this registry issued no key {key_id.hex()}.", "Check the id.")
+    row, model, revocation = found
+    return IssuedKey(row, model, revocation is not None, certificate_document(row, model, registry))
+
+
+def derive(home: Home, key: IssuedKey) -> Packed:
+    """The key's bits, packed (bits / 8,), from the model's secret."""
+    secret = generators.model_secret(home.master, key.model)
+    packed: Packed = secret.bits([key.row.key_id], [key.row.redraws], _bits(key.model))[0]
+    return packed
+
+
+def derive_table(
+    secret: ModelSecret, model: Model, key_ids: Sequence[bytes], redraws: Sequence[int]
+) -> Packed:
+    """The bits of many keys of a model, packed (n, bits / 8)."""
+    return secret.bits(key_ids, redraws, _bits(model))
+
+
+def certificate_document(row: UserKey | Row[Any], model: Model, registry: str) -> signing.Document:
+    """The certificate rebuilt from its row, byte for byte what was signed."""
+    unsigned = _certificate(
+        registry, model, row.key_id, row.redraws, row.recipient_commitment, row.commitment,
+        row.issued_at, row.expires_at,
+    ).document()  # fmt: skip
+    return {**unsigned, "signature": signature_text(row.signature)}
+
+
+def revoke(home: Home, reference: str, reason: str) -> signing.Document:
+    """Revoke a key and log it; its copy stays resolvable. :class:`StateError` if it is revoked already."""
+    reason = reason.strip()
+    if not reason:
+        raise InputError("--reason is empty.", "Say why the key is revoked.")
+    with home.database.read() as session:
+        key = get_key(session, home.identity.registry, reference)
+    salt, now = os.urandom(32), unix_now()
+    reason_commitment = hashlib.sha256(b"hallmark/reason/v1" + salt + reason.encode()).digest()
+    document = home.identity.sign(_revocation(home.identity.registry, key.row.key_id, reason_commitment, now))
+    with home.database.write() as session:
+        index = ledger.append(session, home.identity, ledger.REVOCATION, [leaf(document)])
+        if session.get(KeyRevocation, key.row.id) is not None:
+            raise StateError(f"key {key.row.key_id.hex()} is already revoked.", "Nothing was changed.")
+        session.add(
+            KeyRevocation(
+                user_key_id=key.row.id,
+                reason=reason,
+                reason_salt=salt,
+                reason_commitment=reason_commitment,
+                revoked_at=now,
+                signature=signature_bytes(document),
+                ledger_index=index,
+            )
+        )
+    return document
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A revoked key, as bundles list it."""
+
+    key_id: bytes
+    revoked_at: int
+    reason: str
+
+
+def revocations(session: Session, models: Sequence[Model]) -> list[Revoked]:
+    """The revoked keys of these models in ledger order."""
+    query = (
+        select(UserKey.key_id, KeyRevocation.revoked_at, KeyRevocation.reason)
+        .join(UserKey, UserKey.id == KeyRevocation.user_key_id)
+        .where(UserKey.model_id.in_([model.id for model in models]))
+        .order_by(KeyRevocation.ledger_index)
+    )
+    return [Revoked(*row) for row in session.execute(query)]
+
+
+def count(session: Session, model: Model) -> int:
+    """The number of keys ever issued for a model, revoked and expired ones too."""
+    return session.execute(select(func.count()).where(UserKey.model_id == model.id)).scalar_one()
+
+
+def rows(session: Session, model: Model) -> Generator[Row[Any]]:
+    """All keys of a model in ledger order, as light rows that are named like the table's columns."""
+    query = select(UserKey.__table__).where(UserKey.model_id == model.id).order_by(UserKey.ledger_index)
+    return stream(session, query)
+
+
+def records(session: Session, registry: str) -> Generator[Record]:
+    """All certificates in ledger order, rebuilt from their rows."""
+    models = {model.id: model for model in generators.models(session)}
+    query = select(UserKey.__table__).order_by(UserKey.ledger_index)
+    for row in stream(session, query):
+        yield row.ledger_index, certificate_document(row, models[row.model_id], registry)
+
+
+def revocation_records(session: Session, registry: str) -> Generator[Record]:
+    """All revocations in ledger order, rebuilt from their rows."""
+    query = (
+        select(KeyRevocation, UserKey.key_id)
+        .join(UserKey, UserKey.id == KeyRevocation.user_key_id)
+        .order_by(KeyRevocation.ledger_index)
+    )
+    for row, key_id in stream(session, query):
+        document = _revocation(registry, key_id, row.reason_commitment, row.revoked_at)
+        yield row.ledger_index, {**document, "signature": signature_text(row.signature)}
+
+
+def screening(session: Session, model: Model) -> tuple[str, int]:
+    """(q as text, most foreign images that any key of the model was screened against)."""
+    return Q_TEXT, max((network.foreign_images for network in generators.networks(session, model)), default=0)
+
+
+def _certificate(
+    registry: str,
+    model: Model,
+    key_id: bytes,
+    redraws: int,
+    recipient: bytes,
+    committed: bytes,
+    issued_at: int,
+    expires_at: int | None,
+) -> Certificate:
+    assert model.basis is not None, "keys are issued only under a basis"
+    return Certificate(
+        registry=registry,
+        key_id=key_id.hex(),
+        model=generators.reference(model),
+        basis=model.basis.hex(),
+        scheme=SCHEME,
+        bits=_bits(model),
+        redraws=redraws,
+        recipient=recipient.hex(),
+        commitment=committed.hex(),
+        issued_at=utc(issued_at),
+        expires_at=None if expires_at is None else utc(expires_at),
+    )
+
+
+def _revocation(registry: str, key_id: bytes, reason_commitment: bytes, revoked_at: int) -> signing.Document:
+    return {
+        "schema": ledger.REVOCATION,
+        "registry": registry,
+        "key_id": key_id.hex(),
+        "reason_commitment": reason_commitment.hex(),
+        "revoked_at": utc(revoked_at),
+    }
+
+
+def _bits(model: Model) -> int:
+    assert model.basis_bits is not None, "keys are issued only under a basis"
+    return model.basis_bits
+
+
+def _new_key_ids(count: int) -> list[bytes]:
+    drawn = os.urandom(KEY_ID_BYTES * count)
+    return [drawn[i : i + KEY_ID_BYTES] for i in range(0, len(drawn), KEY_ID_BYTES)]
+
+
+def _draw(
+    secret: ModelSecret, key_ids: Sequence[bytes], bits: int, screen: Screen
+) -> tuple[NDArray[np.int64], Packed]:
+    """Redraw counts (n,) and packed bits (n, bits / 8) of keys that pass the screen."""
+    redraws = np.zeros(len(key_ids), np.int64)
+    packed = secret.bits(key_ids, redraws.tolist(), bits).copy()
+    pending = np.flatnonzero(screen.rejects(packed))
+    while len(pending):
+        redraws[pending] += 1
+        if redraws.max() > MOST_REDRAWS:
+            raise StateError(
+                "the screening refuses nearly every key: the network answers foreign images alike.",
+                "Train the model again.",
+            )
+        ids = [key_ids[i] for i in pending.tolist()]
+        packed[pending] = secret.bits(ids, redraws[pending].tolist(), bits)
+        pending = pending[screen.rejects(packed[pending])]
+    return redraws, packed
+
+
+def _load_screen(storage: Storage, network: NetworkVersion) -> Screen:
+    """The screen of a network; its thresholds are computed once and kept beside the network."""
+    logits = generators.foreign_logits(storage, network)
+    name = f"screens/{network.digest.hex()}-{Q_TEXT}.npy"
+    if storage.exists(name):
+        return Screen(logits, np.load(io.BytesIO(storage.read(name)), allow_pickle=False))
+    screen = Screen.against(logits)
+    content = io.BytesIO()
+    np.save(content, screen.thresholds)
+    storage.put_bytes(name, content.getvalue())
+    return screen

@@ -1,0 +1,23 @@
+"""Every table of the registry, imported in one place so that foreign keys and migrations see them all."""
+
+from registry.accounts import models as _accounts
+from registry.attribution import models as _attribution
+from registry.copies import models as _copies
+from registry.db import Base
+from registry.generators import models as _generators
+from registry.identity import SigningKey
+from registry.keys import models as _keys
+from registry.ledger import models as _ledger
+
+metadata = Base.metadata
+
+__all__ = [
+    "SigningKey",
+    "_accounts",
+    "_attribution",
+    "_copies",
+    "_generators",
+    "_keys",
+    "_ledger",
+    "metadata",
+]

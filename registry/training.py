@@ -1,0 +1,90 @@
+"""One resumable training loop for everything the registry trains.
+
+    training = Training(model, folder / "network.pt", steps=5000, lr=1e-3, ema=0.999)
+    with progress("network", steps, training.step) as bar:
+        model = training.run(loss, bar)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from registry.progress import Progress
+
+Loss = Callable[[torch.Generator], tuple[torch.Tensor, dict[str, float]]]
+"""Draws a batch from the generator it is given; returns the loss and figures worth showing."""
+
+
+class Training:
+    """A resumable loop: model, optimiser, averaged weights and step live in one checkpoint file."""
+
+    def __init__(self, model: nn.Module, checkpoint: Path, steps: int, lr: float, ema: float) -> None:
+        self.model, self.checkpoint, self.steps, self.ema_decay = model, checkpoint, steps, ema
+        self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=1e-3)
+        self.peak, self.step = lr, 0
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            self.step = state["step"]
+            self.model.load_state_dict(state["model"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def save(self) -> None:
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+
+    def rate(self) -> float:
+        """Linear warm-up over 200 steps, then a cosine to a fiftieth of the peak."""
+        warm = min(1.0, (self.step + 1) / 200)
+        cosine = 0.51 + 0.49 * math.cos(math.pi * min(1.0, self.step / self.steps))
+        return self.peak * warm * cosine
+
+    def run(
+        self,
+        loss: Loss,
+        bar: Progress,
+        save_seconds: float = 120,
+    ) -> nn.Module:
+        """Train to the end and return the averaged model; on Ctrl-C the checkpoint is saved first."""
+        saved = time.monotonic()
+        try:
+            while self.step < self.steps:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.rate()
+                value, shown = loss(torch.Generator().manual_seed(self.step))
+                self.optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+                self.optimizer.step()
+                self.step += 1
+                self._average()
+                bar.update(self.step, **shown)
+                if time.monotonic() - saved > save_seconds:
+                    self.save()
+                    saved = time.monotonic()
+        finally:
+            self.save()
+        return self.averaged
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
+        for mean, value in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(value, 1 - decay)
+        for kept, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(buffer)
