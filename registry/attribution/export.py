@@ -1,0 +1,88 @@
+"""The network package: ``network.onnx``, ``network.json`` and the readings of foreign images.
+
+    write_package(network, folder, basis_digest, evidence)
+    write_foreign(folder, images)
+
+What the files mean is fixed in :mod:`verifier.network`, which reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from registry.attribution.network import AttributionNetwork
+from registry.attribution.training import FILL
+from registry.progress import progress
+from verifier import network as format
+
+CLIP = 8.0
+QUANTUM = 1 / 16
+SMALLEST_SIDE = 0.75
+STRIDE_SHARE = 3 / 64
+SUFFICIENT = 0.9
+TOP = 4
+
+
+def network_json(bits: int, size: int, basis: str, evidence: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """The description that fixes how the network's output is read."""
+    stride = max(1, round(size * STRIDE_SHARE))
+    sides = list(range(size, round(size * SMALLEST_SIDE) - 1, -stride))
+    return {
+        "schema": format.SCHEMA,
+        "version": version,
+        "bits": bits,
+        "size": size,
+        "basis": basis,
+        "resample": "bicubic",
+        "fill": FILL,
+        "clip": CLIP,
+        "quantum": QUANTUM,
+        "poses": {"sides": sides, "stride": stride, "refine": 1, "top": TOP, "sufficient": SUFFICIENT},
+        "evidence": dict(evidence),
+    }
+
+
+def write_package(
+    network: AttributionNetwork, folder: Path, basis: str, evidence: Mapping[str, Any], version: int = 1
+) -> None:
+    """Write ``network.onnx`` and ``network.json`` for the basis with digest ``basis``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network.eval()
+    example = torch.zeros((2, network.size, network.size, 3), dtype=torch.uint8)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (example,),
+            folder / "network.onnx",
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1, max=65536)}},
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    description = network_json(network.bits, network.size, basis, evidence, version)
+    (folder / "network.json").write_text(json.dumps(description, indent=2) + "\n")
+
+
+def write_foreign(folder: Path, images: Sequence[Image.Image]) -> None:
+    """Read foreign images as the verifier would, pose search included, and keep the readings."""
+    network = format.Network.load(folder, device="cpu")
+    readings = []
+    with progress("foreign images", len(images)) as bar:
+        for number, image in enumerate(images, 1):
+            readings.append(network.read(image).logits)
+            bar.update(number)
+    logits = np.stack(readings).astype(np.int16)
+    np.savez_compressed(folder / "foreign.npz", logits=logits)

@@ -1,0 +1,204 @@
+"""Training a registered model's attribution: latents, basis, network, calibration, package.
+
+    train(database, storage, model, data=None, steps=None, work=folder)
+
+Every stage leaves its result in ``work``, so that an interrupted training continues where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
+
+from registry.attribution.attacks import training_attack
+from registry.attribution.calibration import calibrate, reliability
+from registry.attribution.export import write_foreign, write_package
+from registry.attribution.network import AttributionNetwork
+from registry.attribution.training import (
+    RenderedImages,
+    attacked_input,
+    evidence_under,
+    standard_views,
+    train_network,
+)
+from registry.db import Database
+from registry.errors import InputError
+from registry.fingerprints.basis import Basis
+from registry.fingerprints.pca import choose_strength, copy_psnr, principal_directions
+from registry.generators import service as generators
+from registry.generators.adapters import Adapter, Generator, get_adapter, to_images
+from registry.generators.models import Model
+from registry.generators.photographs import load_images
+from registry.progress import progress
+from registry.storage import Storage
+
+LATENTS = 10_000
+"""Latents drawn from the sampler for basis and training, as the paper draws them."""
+HELD_OUT = 1_000
+"""Further latents, for choosing the strength, calibration and the card's figures."""
+BITS = 256
+PSNR_DB = 34.3
+STEPS = 6_000
+CALIBRATION_VIEWS = 4
+FIGURE_IMAGES = 300
+OWN_IMAGES = 200
+CHUNK = 500
+
+
+def train(
+    database: Database, storage: Storage, model: Model, *, data: Path | None, steps: int | None, work: Path
+) -> None:
+    """Give ``model`` its basis, if it has none, and its next attribution network.
+
+    ``data`` is a folder or zip of photographs that no registered model made: keys are screened against
+    them, besides images of the base model and synthetic extremes. ``work`` keeps what is done so far.
+    """
+    photographs = load_images(data) if data is not None else []
+    work.mkdir(parents=True, exist_ok=True)
+    adapter = get_adapter(model.adapter)
+    with storage.local(generators.base_name(model)) as folder:
+        generator = adapter.load(folder)
+        latents = draw_latents(generator, LATENTS + HELD_OUT, work)
+        basis = _basis(adapter, folder, generator, model, latents, work)
+    package = build_package(generator, basis, latents, photographs, steps or STEPS, work)
+    with database.write() as session:
+        generators.install_basis(session, storage, model, work / "basis.safetensors")
+        generators.install_network(session, storage, model, package)
+
+
+def draw_latents(generator: Generator, n: int, work: Path) -> torch.Tensor:
+    """``n`` latents of the generator's own sampler, kept in ``work`` chunk by chunk."""
+    chunks = []
+    with progress("drawing latents", n) as bar:
+        for start in range(0, n, CHUNK):
+            path = work / f"latents-{start:06d}.safetensors"
+            if not path.exists():
+                drawn = generator.sample_latents(CHUNK, seed=start)
+                partial = path.with_suffix(".partial")
+                save_file({"latents": drawn}, partial)
+                partial.replace(path)
+            chunks.append(load_file(path)["latents"])
+            bar.update(min(start + CHUNK, n))
+    return torch.cat(chunks)[:n]
+
+
+def _basis(
+    adapter: Adapter, folder: Path, generator: Generator, model: Model, latents: torch.Tensor, work: Path
+) -> Basis:
+    path = work / "basis.safetensors"
+    if path.exists():
+        return Basis.load(path)
+    if model.scheme not in (None, "pca"):
+        raise InputError(f"scheme {model.scheme!r} cannot be trained for {model.adapter}.", "Use --scheme pca.")
+    bits = model.bits or BITS
+    shift = latents[0].numel() - bits if model.shift is None else model.shift
+    basis = make_basis(
+        generator,
+        adapter.carrier(folder),
+        model.digest_text,
+        latents,
+        bits=bits,
+        shift=shift,
+        psnr=model.psnr or PSNR_DB,
+        strength=model.strength,
+    )
+    basis.save(path)
+    return basis
+
+
+def make_basis(
+    generator: Generator,
+    carrier: tuple[str, str],
+    model_digest: str,
+    latents: torch.Tensor,
+    *,
+    bits: int,
+    shift: int,
+    psnr: float,
+    strength: float | None = None,
+) -> Basis:
+    """The PCA basis of ``latents``; its strength reaches ``psnr`` dB on the held-out ones, or is given."""
+    held_out = latents[-HELD_OUT:][:500]
+    directions = principal_directions(latents[:-HELD_OUT], bits, shift)
+    if strength is None:
+        strength, reached = choose_strength(generator, directions, held_out, psnr)
+    else:
+        reached = float(copy_psnr(generator, directions, strength, held_out).mean())
+    return Basis("pca", strength, shift, model_digest, {carrier: directions}, {"psnr_db": round(reached, 3)})
+
+
+def build_package(
+    generator: Generator,
+    basis: Basis,
+    latents: torch.Tensor,
+    photographs: Sequence[Image.Image],
+    steps: int,
+    work: Path,
+) -> Path:
+    """Train, calibrate, measure and export; returns the package's folder in ``work``."""
+    network = train_network(RenderedImages.of(generator, basis, latents[:-HELD_OUT]), generator.size, work, steps)
+    network.eval()
+    held_out = latents[-HELD_OUT:]
+    figures = calibrate_and_measure(network, RenderedImages.of(generator, basis, held_out), generator.size)
+    package = work / "package"
+    write_package(network, package, basis.digest, figures)
+    own = to_images(generator.render(held_out[:OWN_IMAGES]))
+    write_foreign(package, foreign_images(own, photographs, generator.size))
+    return package
+
+
+def calibrate_and_measure(
+    network: AttributionNetwork, source: RenderedImages, size: int
+) -> dict[str, dict[str, object]]:
+    """Calibrate on one half of the latents; evidence under each attack and reliability on the other."""
+    half = len(source.latents) // 2
+    rng = np.random.default_rng(0)
+    images, bits = RenderedImages(source.generator, source.directions, source.latents[:half]).draw(
+        half, torch.Generator().manual_seed(1)
+    )
+    pixels = np.stack([attacked_input(image, size, rng) for image in images for _ in range(CALIBRATION_VIEWS)])
+    labels = bits.repeat_interleave(CALIBRATION_VIEWS, 0)
+    calibrate(network, pixels, labels)
+    images, bits = RenderedImages(source.generator, source.directions, source.latents[half:]).draw(
+        min(half, FIGURE_IMAGES), torch.Generator().manual_seed(2)
+    )
+    unseen = np.stack([attacked_input(image, size, rng) for image in images])
+    return {
+        "attacks": dict(evidence_under(network, images, bits, standard_views(size))),
+        "reliability": dict(reliability(network, unseen, bits)),
+    }
+
+
+def foreign_images(
+    own: Sequence[Image.Image], photographs: Sequence[Image.Image], size: int
+) -> list[Image.Image]:
+    """What keys are screened against: unmarked images of the model, photographs, synthetic extremes.
+
+    Photographs count twice, as they are and attacked, since an auditor sees both.
+    """
+    rng = np.random.default_rng(0)
+    attacked = [training_attack(image, rng) for image in [*own, *photographs]]
+    return [*own, *photographs, *attacked, *synthetic_extremes(size)]
+
+
+def synthetic_extremes(size: int) -> list[Image.Image]:
+    """Flat colours, gradients, noise, checkerboards, stripes and text: what photographs do not cover."""
+    rng = np.random.default_rng(0)
+    levels = np.linspace(0, 255, size)
+    plain = [Image.new("RGB", (size, size), (v, v, v)) for v in (0, 64, 128, 192, 255)]
+    plain += [Image.new("RGB", (size, size), tuple(int(c) for c in rng.integers(0, 256, 3))) for _ in range(5)]
+    arrays = [np.broadcast_to(levels, (size, size)), np.broadcast_to(levels[:, None], (size, size))]
+    arrays += [rng.uniform(0, 255, (size, size)) for _ in range(5)]
+    grid = np.indices((size, size))
+    arrays += [((grid.sum(0) // period) % 2) * 255.0 for period in (1, 2, 3, 4, 8)]
+    arrays += [((grid[axis] // period) % 2) * 255.0 for axis in (0, 1) for period in (1, 2, 4)]
+    drawn = [Image.fromarray(np.rint(array).astype(np.uint8)).convert("RGB") for array in arrays]
+    coloured = [Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)) for _ in range(5)]
+    text = Image.new("RGB", (size, size), "white")
+    ImageDraw.Draw(text).multiline_text((2, 2), "The quick\nbrown fox\njumps over\nthe dog", fill="black")
+    return [*plain, *drawn, *coloured, text]

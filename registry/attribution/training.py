@@ -1,0 +1,170 @@
+"""Training the attribution network on images rendered on the fly, each with a key of its own.
+
+    source = RenderedImages(generator, basis, latents)
+    network = train_network(source, work, steps=4000)
+
+Rendered images are rounded to 8 bit and go through the attacks as files would. Half of them are cut
+to a window first: the window is attacked, then put back to its place on a grey canvas, off by up to
+a pixel, which is what the verifier's pose search hands to the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from registry.attribution.attacks import ATTACKS, Attack, Rng, training_attack
+from registry.attribution.network import AttributionNetwork
+from registry.fingerprints.basis import Basis
+from registry.generators.adapters import Generator, to_images
+from registry.progress import progress
+from registry.training import Training
+from verifier.evidence import log10_tail
+
+FILL = 128
+SMALLEST_WINDOW = 0.7
+WINDOW_SHARE = 0.5
+JITTER = 1.0
+"""Most error of a window's place and side in training, in pixels; with rounding up to 1.5."""
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RenderedImages:
+    """Images of a generator under random keys: latents (n, ...), a basis that offsets them."""
+
+    generator: Generator
+    directions: torch.Tensor
+    """Offsets of a set bit, strength included: (bits, *latent_shape)."""
+    latents: torch.Tensor
+
+    @classmethod
+    def of(cls, generator: Generator, basis: Basis, latents: torch.Tensor) -> RenderedImages:
+        (directions,) = basis.directions.values()
+        return cls(generator, torch.from_numpy(directions) * basis.strength, latents)
+
+    def draw(self, n: int, rng: torch.Generator) -> tuple[list[Image.Image], torch.Tensor]:
+        """``n`` images at random latents and keys, and their bits float32 (n, bits) of 0 and 1."""
+        chosen = torch.randint(0, len(self.latents), (n,), generator=rng)
+        bits = torch.randint(0, 2, (n, len(self.directions)), generator=rng).float()
+        return self.render(self.latents[chosen], bits), bits
+
+    def render(self, latents: torch.Tensor, bits: torch.Tensor) -> list[Image.Image]:
+        """Images of these latents under these bits."""
+        offsets = torch.einsum("nk,k...->n...", 2 * bits - 1, self.directions)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return to_images(self.generator.render(latents, offsets))
+
+
+def whole(image: Image.Image, size: int) -> Pixels:
+    """The image at the network's resolution, (size, size, 3) uint8."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def registered_window(image: Image.Image, attack: Attack, size: int, rng: Rng) -> Pixels:
+    """Crop a random window, attack it as a file of the old size, put it back in place on grey."""
+    side = rng.uniform(SMALLEST_WINDOW, 1.0)
+    left, top = rng.uniform(0, 1 - side, 2)
+    box = tuple(image.width * edge for edge in (left, top, left + side, top + side))
+    window = attack(image.resize(image.size, Image.Resampling.BICUBIC, box=box), rng)
+    shown = int(np.clip(np.rint(size * side + rng.uniform(-JITTER, JITTER)), 1, size))
+    place = [
+        int(np.clip(np.rint(size * edge + rng.uniform(-JITTER, JITTER)), 0, size - shown)) for edge in (left, top)
+    ]
+    canvas = np.full((size, size, 3), FILL, np.uint8)
+    pixels = whole(window, shown)
+    canvas[place[1] : place[1] + shown, place[0] : place[0] + shown] = pixels
+    return canvas
+
+
+def attacked_input(image: Image.Image, size: int, rng: Rng) -> Pixels:
+    """One draw of what the network sees in training."""
+    if rng.random() < WINDOW_SHARE:
+        return registered_window(image, training_attack, size, rng)
+    return whole(training_attack(image, rng), size)
+
+
+def train_network(
+    source: RenderedImages, size: int, work: Path, steps: int, renders: int = 40, views: int = 2
+) -> AttributionNetwork:
+    """Binary cross-entropy over ``renders * views`` attacked images a step; resumes from ``work``."""
+    network = AttributionNetwork(len(source.directions), size)
+    network.start_from((source.directions / source.directions.flatten(1).norm(dim=1).mean()).numpy())
+    training = Training(network, work / "network.pt", steps, lr=2e-3, ema=0.998)
+    training.model.train()
+    pool = ThreadPoolExecutor(1)
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rng = torch.Generator().manual_seed(step)
+        images, bits = source.draw(renders, rng)
+        noise = np.random.default_rng(step)
+        pixels = [attacked_input(image, size, noise) for image in images for _ in range(views)]
+        return torch.from_numpy(np.stack(pixels)), bits.repeat_interleave(views, 0)
+
+    upcoming = pool.submit(batch, training.step)
+
+    def loss(_: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        nonlocal upcoming
+        pixels, bits = upcoming.result()
+        upcoming = pool.submit(batch, training.step + 1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = training.model(pixels)
+        value = F.binary_cross_entropy_with_logits(logits.float(), bits)
+        right = ((logits > 0) == (bits > 0)).float().mean()
+        return value, {"loss": value.item(), "bits_right": right.item()}
+
+    with progress("attribution network", steps, training.step) as bar:
+        model = training.run(loss, bar)
+    pool.shutdown()
+    assert isinstance(model, AttributionNetwork)
+    return model
+
+
+@torch.no_grad()
+def read(network: AttributionNetwork, pixels: Pixels) -> torch.Tensor:
+    """Logits (n, bits) of inputs (n, size, size, 3)."""
+    return torch.cat([network(torch.from_numpy(part)) for part in np.array_split(pixels, len(pixels) // 64 + 1)])
+
+
+def evidence_under(
+    network: AttributionNetwork,
+    images: list[Image.Image],
+    bits: torch.Tensor,
+    views: dict[str, Callable[[Image.Image, Rng], Pixels]],
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Bit accuracy and the 5th percentile and median of ``-log10 p`` for each named view of the images."""
+    table = {}
+    signs = 2 * bits.numpy() - 1
+    for name, view in views.items():
+        rng = np.random.default_rng(seed)
+        logits = read(network, np.stack([view(image, rng) for image in images])).numpy()
+        clipped = np.rint(np.clip(logits, -8, 8) * 16)
+        decades = [-log10_tail(row, float(row @ sign)) for row, sign in zip(clipped, signs, strict=True)]
+        table[name] = {
+            "bits_right": float(((logits > 0) == (signs > 0)).mean()),
+            "evidence_5": float(np.quantile(decades, 0.05)),
+            "evidence_50": float(np.median(decades)),
+        }
+    return table
+
+
+def standard_views(size: int) -> dict[str, Callable[[Image.Image, Rng], Pixels]]:
+    """Each benchmark attack as the network sees it; ``crop`` in its true place (pose search found it)."""
+
+    def view(attack: Attack) -> Callable[[Image.Image, Rng], Pixels]:
+        return lambda image, rng: whole(attack(image, rng), size)
+
+    views = {name: view(attack) for name, attack in ATTACKS.items() if name != "crop"}
+    return {**views, "window": lambda image, rng: registered_window(image, ATTACKS["clean"], size, rng)}

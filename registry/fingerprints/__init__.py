@@ -1,0 +1,1 @@
+"""Fingerprint bases: the linear map from a key to a change of weights."""
