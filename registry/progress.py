@@ -1,7 +1,7 @@
 """Progress of long work, on a terminal as a bar and elsewhere as a line now and then.
 
-    with progress("training", steps) as bar:
-        bar.update(step, loss=0.3)
+with progress("training", steps) as bar:
+    bar.update(step, loss=0.3)
 """
 
 from __future__ import annotations

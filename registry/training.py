@@ -1,8 +1,8 @@
 """One resumable training loop for everything the registry trains.
 
-    training = Training(model, folder / "network.pt", steps=5000, lr=1e-3, ema=0.999)
-    with progress("network", steps, training.step) as bar:
-        model = training.run(loss, bar)
+training = Training(model, folder / "network.pt", steps=5000, lr=1e-3, ema=0.999)
+with progress("network", steps, training.step) as bar:
+    model = training.run(loss, bar)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -22,10 +23,13 @@ Loss = Callable[[torch.Generator], tuple[torch.Tensor, dict[str, float]]]
 """Draws a batch from the generator it is given; returns the loss and figures worth showing."""
 
 
-class Training:
+M = TypeVar("M", bound=nn.Module)
+
+
+class Training(Generic[M]):
     """A resumable loop: model, optimiser, averaged weights and step live in one checkpoint file."""
 
-    def __init__(self, model: nn.Module, checkpoint: Path, steps: int, lr: float, ema: float) -> None:
+    def __init__(self, model: M, checkpoint: Path, steps: int, lr: float, ema: float) -> None:
         self.model, self.checkpoint, self.steps, self.ema_decay = model, checkpoint, steps, ema
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=1e-3)
@@ -59,7 +63,7 @@ class Training:
         loss: Loss,
         bar: Progress,
         save_seconds: float = 120,
-    ) -> nn.Module:
+    ) -> M:
         """Train to the end and return the averaged model; on Ctrl-C the checkpoint is saved first."""
         saved = time.monotonic()
         try:

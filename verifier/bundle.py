@@ -378,6 +378,10 @@ class Bundle:
         """A member's contents. Those of the key table and ledger hold only once :meth:`verify` returned."""
         return self._archive.read(name)
 
+    def digest(self, name: str) -> str:
+        """The SHA-256 (hex) that the manifest states for a member."""
+        return self._files[name][0]
+
     def read_json(self, name: str) -> Any:
         return _parse_json(self._archive, name)
 

@@ -153,8 +153,9 @@ class Verifier:
         spec = NetworkSpec.parse(self.bundle.read_json(f"{entry.folder}/network.json"))
         if (spec.bits, spec.basis) != (entry.bits, entry.basis):
             raise TrustError(f"the network of model {entry.name} was made for another fingerprint basis")
-        onnx = self.bundle.read(f"{entry.folder}/network.onnx")
-        return _Model(entry, Network(onnx, spec, device), KeyTable(self.bundle.phi(entry)))
+        name = f"{entry.folder}/network.onnx"
+        network = Network(self.bundle.read(name), spec, device, self.bundle.digest(name))
+        return _Model(entry, network, KeyTable(self.bundle.phi(entry)))
 
     def _read(
         self, groups: Sequence[Sequence[Path | str]], pose_search: bool, progress: Callable[[], None]

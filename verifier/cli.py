@@ -267,7 +267,17 @@ def _progress(images: int) -> _Silent:
 
 def main() -> NoReturn:
     """Entry point of the console script."""
-    cli.main(prog_name="verifier")
+    code = INTERNAL
+    try:
+        cli.main(prog_name="verifier")
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else INTERNAL
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    # Everything is printed and nothing is open for writing. Taking numpy and onnxruntime apart would take
+    # about as long as checking an image.
+    os._exit(code)
 
 
 if __name__ == "__main__":

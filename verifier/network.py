@@ -144,10 +144,15 @@ class Reading:
 class Network:
     """A network package on one device."""
 
-    def __init__(self, onnx: bytes | memoryview, spec: NetworkSpec, device: str = "auto") -> None:
-        """:class:`InputError` if the device is not available or the graph is no attribution network."""
+    def __init__(
+        self, onnx: bytes | memoryview, spec: NetworkSpec, device: str = "auto", digest: str | None = None
+    ) -> None:
+        """:class:`InputError` if the device is not available or the graph is no attribution network.
+
+        ``digest`` is the SHA-256 (hex) of ``onnx`` where the caller has compared it already.
+        """
         self.spec = spec
-        self.digest = hashlib.sha256(onnx).hexdigest()
+        self.digest = digest or hashlib.sha256(onnx).hexdigest()
         self._session, self.device = _open_session(bytes(onnx), device)
         self._check_graph()
 

@@ -24,8 +24,7 @@ def calibrate(network: AttributionNetwork, pixels: Pixels, bits: torch.Tensor) -
 
     Newton's method on each bit's convex one-dimensional loss, in (1/50, 4).
     """
-    scale = getattr(network, "scale")
-    scale.fill_(1.0)
+    network.scale.fill_(1.0)
     logits = read(network, pixels).double()
     temperature = torch.ones(bits.shape[1], dtype=torch.float64)
     for _ in range(NEWTON_STEPS):
@@ -33,13 +32,14 @@ def calibrate(network: AttributionNetwork, pixels: Pixels, bits: torch.Tensor) -
         slope = ((probability - bits) * logits).mean(0)
         curvature = (probability * (1 - probability) * logits.square()).mean(0).clamp_min(1e-6)
         temperature = (temperature - (slope / curvature).clamp(-0.5, 0.5)).clamp(0.02, LARGEST)
-    scale.copy_(temperature)
+    network.scale.copy_(temperature)
 
 
 def reliability(network: AttributionNetwork, pixels: Pixels, bits: torch.Tensor) -> dict[str, list[float]]:
-    """The reliability diagram over ten bins of confidence ``max(p, 1 - p)``, and the cross-entropy.
+    """The reliability diagram over the filled ones of ten bins of confidence ``max(p, 1 - p)``.
 
-    ``claimed`` and ``observed`` are means within each bin, ``share`` its share of all bits.
+    ``claimed`` and ``observed`` are means within each bin, ``share`` its share of all bits;
+    ``cross_entropy`` (one number, in nats a bit) sums it up.
     """
     logits = read(network, pixels)
     confidence = torch.sigmoid(logits.abs()).flatten().numpy()
@@ -48,8 +48,9 @@ def reliability(network: AttributionNetwork, pixels: Pixels, bits: torch.Tensor)
     claimed, observed, share = [], [], []
     for number in range(10):
         chosen = bins == number
-        share.append(float(chosen.mean()))
-        claimed.append(float(confidence[chosen].mean()) if chosen.any() else float("nan"))
-        observed.append(float(right[chosen].mean()) if chosen.any() else float("nan"))
+        if chosen.any():
+            share.append(float(chosen.mean()))
+            claimed.append(float(confidence[chosen].mean()))
+            observed.append(float(right[chosen].mean()))
     loss = float(F.binary_cross_entropy_with_logits(logits, bits.float()))
     return {"claimed": claimed, "observed": observed, "share": share, "cross_entropy": [loss]}

@@ -23,7 +23,7 @@ from PIL import Image
 from registry.attribution.network import AttributionNetwork
 from registry.attribution.training import FILL
 from registry.progress import progress
-from verifier import network as format
+from verifier.network import SCHEMA, Network
 
 CLIP = 8.0
 QUANTUM = 1 / 16
@@ -33,12 +33,14 @@ SUFFICIENT = 0.9
 TOP = 4
 
 
-def network_json(bits: int, size: int, basis: str, evidence: Mapping[str, Any], version: int) -> dict[str, Any]:
+def network_json(
+    bits: int, size: int, basis: str, evidence: Mapping[str, Any], version: int
+) -> dict[str, Any]:
     """The description that fixes how the network's output is read."""
     stride = max(1, round(size * STRIDE_SHARE))
     sides = list(range(size, round(size * SMALLEST_SIDE) - 1, -stride))
     return {
-        "schema": format.SCHEMA,
+        "schema": SCHEMA,
         "version": version,
         "bits": bits,
         "size": size,
@@ -78,7 +80,7 @@ def write_package(
 
 def write_foreign(folder: Path, images: Sequence[Image.Image]) -> None:
     """Read foreign images as the verifier would, pose search included, and keep the readings."""
-    network = format.Network.load(folder, device="cpu")
+    network = Network.load(folder, device="cpu")
     readings = []
     with progress("foreign images", len(images)) as bar:
         for number, image in enumerate(images, 1):

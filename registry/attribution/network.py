@@ -39,6 +39,8 @@ class AttributionNetwork(nn.Module):
     ``scale`` (bits,) holds the calibration: one inverse temperature per bit, 1 while training.
     """
 
+    scale: torch.Tensor
+
     def __init__(self, bits: int, size: int, fine: int = 24, coarse: int = 72, features: int = 16) -> None:
         super().__init__()
         if size % STRIDE:

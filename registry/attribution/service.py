@@ -64,10 +64,15 @@ def train(
     with storage.local(generators.base_name(model)) as folder:
         generator = adapter.load(folder)
         latents = draw_latents(generator, LATENTS + HELD_OUT, work)
-        basis = _basis(adapter, folder, generator, model, latents, work)
+        if model.basis is not None:
+            with storage.local(generators.basis_name(model)) as path:
+                basis = Basis.load(path)
+        else:
+            basis = _basis(adapter, folder, generator, model, latents, work)
     package = build_package(generator, basis, latents, photographs, steps or STEPS, work)
     with database.write() as session:
-        generators.install_basis(session, storage, model, work / "basis.safetensors")
+        if model.basis is None:
+            generators.install_basis(session, storage, model, work / "basis.safetensors")
         generators.install_network(session, storage, model, package)
 
 
@@ -94,7 +99,9 @@ def _basis(
     if path.exists():
         return Basis.load(path)
     if model.scheme not in (None, "pca"):
-        raise InputError(f"scheme {model.scheme!r} cannot be trained for {model.adapter}.", "Use --scheme pca.")
+        raise InputError(
+            f"scheme {model.scheme!r} cannot be trained for {model.adapter}.", "Use --scheme pca."
+        )
     bits = model.bits or BITS
     shift = latents[0].numel() - bits if model.shift is None else model.shift
     basis = make_basis(
@@ -141,7 +148,9 @@ def build_package(
     work: Path,
 ) -> Path:
     """Train, calibrate, measure and export; returns the package's folder in ``work``."""
-    network = train_network(RenderedImages.of(generator, basis, latents[:-HELD_OUT]), generator.size, work, steps)
+    network = train_network(
+        RenderedImages.of(generator, basis, latents[:-HELD_OUT]), generator.size, work, steps
+    )
     network.eval()
     held_out = latents[-HELD_OUT:]
     figures = calibrate_and_measure(network, RenderedImages.of(generator, basis, held_out), generator.size)
@@ -161,7 +170,9 @@ def calibrate_and_measure(
     images, bits = RenderedImages(source.generator, source.directions, source.latents[:half]).draw(
         half, torch.Generator().manual_seed(1)
     )
-    pixels = np.stack([attacked_input(image, size, rng) for image in images for _ in range(CALIBRATION_VIEWS)])
+    pixels = np.stack(
+        [attacked_input(image, size, rng) for image in images for _ in range(CALIBRATION_VIEWS)]
+    )
     labels = bits.repeat_interleave(CALIBRATION_VIEWS, 0)
     calibrate(network, pixels, labels)
     images, bits = RenderedImages(source.generator, source.directions, source.latents[half:]).draw(
@@ -191,7 +202,9 @@ def synthetic_extremes(size: int) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     levels = np.linspace(0, 255, size)
     plain = [Image.new("RGB", (size, size), (v, v, v)) for v in (0, 64, 128, 192, 255)]
-    plain += [Image.new("RGB", (size, size), tuple(int(c) for c in rng.integers(0, 256, 3))) for _ in range(5)]
+    plain += [
+        Image.new("RGB", (size, size), tuple(int(c) for c in rng.integers(0, 256, 3))) for _ in range(5)
+    ]
     arrays = [np.broadcast_to(levels, (size, size)), np.broadcast_to(levels[:, None], (size, size))]
     arrays += [rng.uniform(0, 255, (size, size)) for _ in range(5)]
     grid = np.indices((size, size))

@@ -80,7 +80,8 @@ def registered_window(image: Image.Image, attack: Attack, size: int, rng: Rng) -
     window = attack(image.resize(image.size, Image.Resampling.BICUBIC, box=box), rng)
     shown = int(np.clip(np.rint(size * side + rng.uniform(-JITTER, JITTER)), 1, size))
     place = [
-        int(np.clip(np.rint(size * edge + rng.uniform(-JITTER, JITTER)), 0, size - shown)) for edge in (left, top)
+        int(np.clip(np.rint(size * edge + rng.uniform(-JITTER, JITTER)), 0, size - shown))
+        for edge in (left, top)
     ]
     canvas = np.full((size, size, 3), FILL, np.uint8)
     pixels = whole(window, shown)
@@ -125,16 +126,17 @@ def train_network(
         return value, {"loss": value.item(), "bits_right": right.item()}
 
     with progress("attribution network", steps, training.step) as bar:
-        model = training.run(loss, bar)
+        network = training.run(loss, bar)
     pool.shutdown()
-    assert isinstance(model, AttributionNetwork)
-    return model
+    return network
 
 
 @torch.no_grad()
 def read(network: AttributionNetwork, pixels: Pixels) -> torch.Tensor:
     """Logits (n, bits) of inputs (n, size, size, 3)."""
-    return torch.cat([network(torch.from_numpy(part)) for part in np.array_split(pixels, len(pixels) // 64 + 1)])
+    return torch.cat(
+        [network(torch.from_numpy(part)) for part in np.array_split(pixels, len(pixels) // 64 + 1)]
+    )
 
 
 def evidence_under(

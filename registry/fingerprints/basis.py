@@ -5,8 +5,8 @@
     basis.save(Path("basis.safetensors"))
 
 The file is safetensors: one tensor ``D.<i>`` (k, *shape) for each target tensor, and one metadata
-entry that names the targets, the scheme and the base model. A basis is immutable once a copy is issued under it;
-its digest is the SHA-256 of the file.
+entry that names the targets, the scheme and the base model. A basis is immutable once
+a copy is issued under it; its digest is the SHA-256 of the file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The PCA scheme on a latent (Nie et al., ICML 2023): directions from the generator's own latents.
 
-    directions = principal_directions(latents, bits=256, shift=640)
-    strength, psnr = choose_strength(generator, directions, latents[:500], target_db=34.3)
+directions = principal_directions(latents, bits=256, shift=640)
+strength, psnr = choose_strength(generator, directions, latents[:500], target_db=34.3)
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ def principal_directions(latents: torch.Tensor, bits: int, shift: int) -> NDArra
     shape, n = latents.shape[1:], len(latents)
     dimensions = math.prod(shape)
     if shift < 0 or shift + bits > dimensions:
-        raise InputError(
-            f"--shift {shift} with --bits {bits} needs {shift + bits} latent dimensions; there are {dimensions}."
-        )
+        raise InputError(f"--shift {shift} with --bits {bits}: the latent has {dimensions} dimensions only.")
     if n < 2 * dimensions:
         raise InputError(f"{n} latents are too few for a PCA in {dimensions} dimensions.")
     flat = latents.flatten(1).double()
@@ -90,6 +88,6 @@ def choose_strength(
     if abs(reached - target_db) < TOLERANCE_DB:
         return strength, reached
     raise InputError(
-        f"no strength gives {target_db} dB between a copy's and the base model's images (last: {reached:.1f}).",
+        f"no strength gives {target_db} dB between copy and base model (last: {reached:.1f}).",
         "Choose another --psnr or --shift.",
     )

@@ -33,9 +33,8 @@ STEPS = 25
 BATCH = 64
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FIRST_STAGES = ("vqvae", "vae")
-CONVERT = (
-    'Convert with diffusers: DiffusionPipeline.from_pretrained("old").save_pretrained("new").'
-)
+PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+CONVERT = 'Convert with diffusers: DiffusionPipeline.from_pretrained("old").save_pretrained("new").'
 
 
 class LatentDiffusion(Generator):
@@ -86,15 +85,22 @@ def noise_seed(seed: int, index: int) -> int:
 
 
 class LatentDiffusionAdapter(Adapter):
+    """Diffusers folders with an ``AutoencoderKL``; see the module."""
+
     name = "latent-diffusion"
 
     def check(self, weights: Path) -> None:
         """A folder whose three parts are present, whose tensors load, fit together and are finite."""
         if not weights.is_dir():
             raise InputError(f"{weights}: not a folder.", "Give a diffusers folder (model_index.json).")
+        for path in sorted(weights.rglob("*")):
+            if path.suffix.lower() in PICKLES:
+                raise InputError(f"{path}: pickled weights may hold code and are refused.", CONVERT)
         stage = _first_stage_folder(weights)
         if not (weights / stage / WEIGHTS).is_file():
-            raise InputError(f"{weights / stage / WEIGHTS}: missing.", f"One safetensors file is needed. {CONVERT}")
+            raise InputError(
+                f"{weights / stage / WEIGHTS}: missing.", f"One safetensors file is needed. {CONVERT}"
+            )
         for part in (stage, "unet"):
             _check_tensors(weights / part)
         try:
@@ -169,7 +175,7 @@ def _load_scheduler(folder: Path) -> SchedulerMixin:
     scheduler = getattr(diffusers, kind, None)
     if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
         raise InputError(f"{folder / 'scheduler_config.json'}: unknown scheduler class {kind!r}.")
-    return scheduler.from_pretrained(folder)
+    return scheduler.from_pretrained(folder)  # type: ignore[attr-defined]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

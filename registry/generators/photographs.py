@@ -1,7 +1,7 @@
 """Training photographs: any folder or zip of images as one uint8 tensor.
 
-    photographs = load_photographs(Path("flowers128.zip"), size=128)   # (n, 3, 128, 128) uint8
-    batch = random_crops(photographs[:32], 64, smallest=0.8, rng=rng)  # (32, 3, 64, 64) float32
+photographs = load_photographs(Path("flowers128.zip"), size=128)   # (n, 3, 128, 128) uint8
+batch = random_crops(photographs[:32], 64, smallest=0.8, rng=rng)  # (32, 3, 64, 64) float32
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
-def random_crops(
-    photographs: torch.Tensor, size: int, smallest: float, rng: torch.Generator
-) -> torch.Tensor:
+def random_crops(photographs: torch.Tensor, size: int, smallest: float, rng: torch.Generator) -> torch.Tensor:
     """Mirror at random, crop one random square of side ``smallest``..1 and resize to ``size`` pixels.
 
     ``photographs`` is uint8 (n, 3, s, s); the result is float32 (n, 3, size, size) in [-1, 1]. One

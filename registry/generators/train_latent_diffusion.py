@@ -67,10 +67,12 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def train_autoencoder(photographs: torch.Tensor, size: int, work: Path, steps: int, batch: int) -> AutoencoderKL:
+def train_autoencoder(
+    photographs: torch.Tensor, size: int, work: Path, steps: int, batch: int
+) -> AutoencoderKL:
     """L1 + L2 reconstruction with a faint KL term; ``photographs`` uint8 (n, 3, s, s), s >= size."""
-    training = Training(new_autoencoder(size), work / "autoencoder.pt", steps, lr=1.5e-3, ema=0.998)
-    training.model.to(memory_format=torch.channels_last)
+    model = new_autoencoder(size).to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+    training = Training(model, work / "autoencoder.pt", steps, lr=1.5e-3, ema=0.998)
 
     def loss(rng: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         chosen = torch.randint(0, len(photographs), (batch,), generator=rng)
@@ -86,9 +88,7 @@ def train_autoencoder(photographs: torch.Tensor, size: int, work: Path, steps: i
         return error.abs().mean() + 4 * mse + 1e-4 * kl, {"psnr_db": psnr, "kl": kl.item()}
 
     with progress("autoencoder", steps, training.step) as bar:
-        model = training.run(loss, bar)
-    assert isinstance(model, AutoencoderKL)
-    return model
+        return training.run(loss, bar)
 
 
 @torch.no_grad()
@@ -123,9 +123,7 @@ def train_diffusion(latents: torch.Tensor, work: Path, steps: int, batch: int) -
         return value, {"loss": value.item()}
 
     with progress("diffusion", steps, training.step) as bar:
-        model = training.run(loss, bar)
-    assert isinstance(model, UNet2DModel)
-    return model
+        return training.run(loss, bar)
 
 
 @click.command()

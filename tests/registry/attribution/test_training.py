@@ -34,12 +34,12 @@ def source(tiny: TinyModel) -> RenderedImages:
     generator = get_adapter("latent-diffusion").load(tiny.weights)
     latents = torch.randn((200, *generator.latent_shape), generator=torch.Generator().manual_seed(0)) * 0.1
     basis = Basis.load(tiny.basis)
-    return RenderedImages.of(generator, basis.with_strength(2.0, {}), latents)
+    return RenderedImages.of(generator, basis.with_strength(6.0, {}), latents)
 
 
 @pytest.fixture(scope="module")
 def trained(source: RenderedImages, tmp_path_factory: pytest.TempPathFactory) -> AttributionNetwork:
-    network = train_network(source, SIDE, tmp_path_factory.mktemp("work"), steps=60, renders=16)
+    network = train_network(source, SIDE, tmp_path_factory.mktemp("work"), steps=150, renders=16)
     return network.eval()
 
 
@@ -55,7 +55,7 @@ def test_each_image_carries_its_own_key(source: RenderedImages) -> None:
 
 
 def test_a_window_is_put_back_where_it_was() -> None:
-    gradient = np.stack(np.meshgrid(np.arange(64) * 4, np.arange(64) * 4) + [np.full((64, 64), 255)], -1)
+    gradient = np.stack([*np.meshgrid(np.arange(64) * 4, np.arange(64) * 4), np.full((64, 64), 255)], -1)
     image = Image.fromarray(gradient.astype(np.uint8))
     for seed in range(20):
         canvas = registered_window(image, ATTACKS["clean"], 64, np.random.default_rng(seed)).astype(int)

@@ -131,11 +131,16 @@ def with_broken_json(model: Path) -> str:
     return "not readable as JSON"
 
 
+def with_a_pickle(model: Path) -> str:
+    (model / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"\x80\x04")
+    return "refused"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         without_first_stage, without_unet_weights, truncated, with_nan, misshapen, of_another_class,
-        with_unknown_scheduler, with_broken_json,
+        with_unknown_scheduler, with_broken_json, with_a_pickle,
     ],
     ids=lambda damage: damage.__name__,
 )  # fmt: skip
