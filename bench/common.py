@@ -117,7 +117,7 @@ def close(bench: str, figures: Mapping[str, float], goals: Mapping[str, Goal]) -
     summary = {
         "bench": bench,
         "figures": {name: float(f"{figure:.6g}") for name, figure in figures.items()},
-        "goals": {name: str(goal) for name, goal in goals.items()},
+        "goals": {name: [goal.relation, goal.value] for name, goal in goals.items()},
         "met": all(goal.met(figures[name]) for name, goal in goals.items()),
     }
     print(json.dumps(summary))

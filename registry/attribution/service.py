@@ -46,7 +46,7 @@ PSNR_DB = 34.3
 STEPS = 6_000
 CALIBRATION_VIEWS = 4
 FIGURE_IMAGES = 300
-OWN_IMAGES = 200
+OWN_IMAGES = 100
 CHUNK = 500
 
 
@@ -190,10 +190,10 @@ def foreign_images(
 ) -> list[Image.Image]:
     """What keys are screened against: unmarked images of the model, photographs, synthetic extremes.
 
-    Photographs count twice, as they are and attacked, since an auditor sees both.
+    Photographs count twice, as they are and attacked: an auditor sees both.
     """
     rng = np.random.default_rng(0)
-    attacked = [training_attack(image, rng) for image in [*own, *photographs]]
+    attacked = [training_attack(image, rng) for image in photographs]
     return [*own, *photographs, *attacked, *synthetic_extremes(size)]
 
 

@@ -26,7 +26,9 @@ class Commands:
     def __init__(self, home: Path, **settings: str) -> None:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("HALLMARK_")}
         self._home = home
-        self._environment = {**inherited, "HALLMARK_HOME": str(home), **settings}
+        # Several commands run at a time, so each computes with one thread.
+        own = {"HALLMARK_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        self._environment = {**inherited, **own, **settings}
 
     def trusting(self, registry: str) -> Commands:
         """The same, with the verifier accepting only bundles of the registry with this id."""

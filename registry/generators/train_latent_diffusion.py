@@ -110,7 +110,7 @@ def encode_all(
 
 def train_diffusion(latents: torch.Tensor, work: Path, steps: int, batch: int) -> UNet2DModel:
     """v-prediction (Salimans and Ho 2022) on scaled latents (n, 4, s, s)."""
-    training = Training(new_unet(latents.shape[-1]), work / "unet.pt", steps, lr=5e-4, ema=0.9995)
+    training = Training(new_unet(latents.shape[-1]), work / "unet.pt", steps, lr=8e-4, ema=0.999)
     scheduler = new_scheduler()
 
     def loss(rng: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
