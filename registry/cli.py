@@ -313,13 +313,15 @@ def issue(model_name: str, email: str, expires_days: int | None, count: int) -> 
 
 
 def _issue_many(issuer: Any, count: int, expires_days: int | None) -> dict[str, Any]:
+    from registry.interrupts import between_steps
     from registry.keys.service import CHUNK
 
     done, first, last = 0, None, None
     try:
-        with shown("issuing keys") as progress:
+        with shown("issuing keys") as progress, between_steps() as check:
             seen = progress(count)
             while done < count:
+                check()
                 documents = issuer.issue(min(CHUNK, count - done), expires_days)
                 done += len(documents)
                 first, last = first or documents[0]["key_id"], documents[-1]["key_id"]

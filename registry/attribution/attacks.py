@@ -107,15 +107,15 @@ ATTACKS: dict[str, Attack] = {
 
 
 def training_attack(image: Image.Image, rng: Rng) -> Image.Image:
-    """One draw of the training mix: up to three attacks, somewhat beyond the benchmark's ranges.
+    """One draw of the training mix: up to two attacks, often JPEG after them, beyond the benchmark's ranges.
 
     Crops are not among them: training keeps windows in place (see :mod:`registry.attribution.training`)
     and the verifier searches for the window.
     """
-    for step in rng.permutation(len(_TRAINING))[: rng.choice([0, 1, 1, 2, 3])]:
+    for step in rng.permutation(len(_TRAINING))[: rng.choice([0, 1, 1, 2])]:
         image = _TRAINING[step](image, rng)
-    if rng.random() < 0.4:
-        image = recompress(image, "JPEG", int(rng.integers(35, 97)))
+    if rng.random() < 0.5:
+        image = recompress(image, "JPEG", int(rng.integers(40, 97)))
     return image
 
 

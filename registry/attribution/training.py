@@ -3,9 +3,10 @@
     source = RenderedImages(generator, basis, latents)
     network = train_network(source, work, steps=4000)
 
-Rendered images are rounded to 8 bit and go through the attacks as files would. Half of them are cut
-to a window first: the window is attacked, then put back to its place on a grey canvas, off by up to
-a pixel, which is what the verifier's pose search hands to the network.
+Rendered images are rounded to 8 bit and go through the attacks as files would. Many are cut to a
+window first: the window is attacked, then put back to its place on a grey canvas, off by up to a
+pixel, which is what the verifier's pose search hands to the network at the right pose; others are put
+where they do not belong.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from registry.attribution.attacks import ATTACKS, Attack, Rng, training_attack
+from registry.attribution.attacks import ATTACKS, Attack, Rng, crop_and_rescale, training_attack
 from registry.attribution.network import AttributionNetwork
 from registry.fingerprints.basis import Basis
 from registry.generators.adapters import Generator, to_images
@@ -31,7 +32,8 @@ from verifier.evidence import log10_tail
 
 FILL = 128
 SMALLEST_WINDOW = 0.7
-WINDOW_SHARE = 0.5
+WINDOW_SHARE = 0.4
+MISPLACED_SHARE = 0.2
 JITTER = 1.0
 """Most error of a window's place and side in training, in pixels; with rounding up to 1.5."""
 
@@ -83,15 +85,34 @@ def registered_window(image: Image.Image, attack: Attack, size: int, rng: Rng) -
         int(np.clip(np.rint(size * edge + rng.uniform(-JITTER, JITTER)), 0, size - shown))
         for edge in (left, top)
     ]
+    return _placed(window, size, *place, shown)
+
+
+def _placed(window: Image.Image, size: int, left: int, top: int, side: int) -> Pixels:
+    """A window of ``side`` pixels on the grey canvas."""
     canvas = np.full((size, size, 3), FILL, np.uint8)
-    pixels = whole(window, shown)
-    canvas[place[1] : place[1] + shown, place[0] : place[0] + shown] = pixels
+    canvas[top : top + side, left : left + side] = whole(window, side)
     return canvas
 
 
+def misplaced_window(image: Image.Image, attack: Attack, size: int, rng: Rng) -> Pixels:
+    """A crop at a pose that is not its own: as large as the canvas, or at a random place and size."""
+    cropped = attack(crop_and_rescale(image, rng.uniform(SMALLEST_WINDOW, 0.97), rng), rng)
+    shown = size if rng.random() < 0.5 else int(rng.integers(round(SMALLEST_WINDOW * size), size + 1))
+    left, top = rng.integers(0, size - shown + 1, 2)
+    return _placed(cropped, size, int(left), int(top), shown)
+
+
 def attacked_input(image: Image.Image, size: int, rng: Rng) -> Pixels:
-    """One draw of what the network sees in training."""
-    if rng.random() < WINDOW_SHARE:
+    """One draw of what the network sees in training.
+
+    Misplaced windows keep their labels: the network can only learn to be unsure of them, which is what
+    tells a wrong pose from the right one.
+    """
+    kind = rng.random()
+    if kind < MISPLACED_SHARE:
+        return misplaced_window(image, training_attack, size, rng)
+    if kind < MISPLACED_SHARE + WINDOW_SHARE:
         return registered_window(image, training_attack, size, rng)
     return whole(training_attack(image, rng), size)
 

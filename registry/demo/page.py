@@ -93,13 +93,14 @@ def _heading(report: Report, keys: int, elapsed: float) -> str:
         _tile(f"{wrong}", "findings that name a wrong copy", bad=wrong > 0),
         _tile(f"{foreign.none} of {foreign.total}", "foreign images left unattributed", foreign.wrong > 0),
     )
-    missed = "".join(f"<li>{escape(sentence)}</li>" for sentence in report.failures())
+    failures = "".join(f"<li>{escape(sentence)}</li>" for sentence in report.failures())
+    missed = f"<p>Goals missed:</p><ul>{failures}</ul>" if failures else ""
     return (
         "<h1>Whose copy made this image?</h1>"
         f'<p class="soft">{recipients} recipients hold a copy each of one image generator. Every copy '
         f"carries its own key in its weights. Their images went through {len(report.attacks())} attacks, and "
         f"the verifier searched {keys:,} keys for each. The whole run took {elapsed:.0f} seconds.</p>"
-        f'<div class="tiles">{"".join(tiles)}</div>' + (f"<ul>{missed}</ul>" if missed else "")
+        f'<div class="tiles">{"".join(tiles)}</div>{missed}'
     )
 
 
@@ -108,27 +109,36 @@ def _tile(figure: str, words: str, bad: bool = False) -> str:
 
 
 def _table(report: Report, folder: Path) -> str:
-    rows = [_table_row(attack, report.singles, report.sets, folder) for attack in report.attacks()] + [
-        _table_row(source, report.foreign, report.foreign_sets, folder) for source in report.sources()
+    rows = [
+        _table_row(attack, _of(report.singles, attack), _of(report.sets, attack), folder)
+        for attack in report.attacks()
+    ]
+    rows += [
+        _table_row(
+            f"no copy: {source}", _of(report.foreign, source), _of(report.foreign_sets, source), folder
+        )
+        for source in report.sources()
     ]
     columns = "<th>right</th><th>wrong</th><th>none</th>"
     return (
         '<h2>Attributed to the right recipient, to a wrong one, or to none</h2><div class="card"><table>'
         '<tr><th></th><th colspan="4">each image alone</th><th colspan="3">sets of four</th><th></th></tr>'
-        f"<tr><th>attack or source</th>{columns}<th></th>{columns}<th>median log10 p</th></tr>"
-        f"{''.join(rows)}</table></div>"
+        f"<tr><th>attack or source</th>{columns}<th></th>{columns}"
+        f'<th title="of the images attributed alone">median log10 p</th></tr>{"".join(rows)}</table></div>'
     )
 
 
-def _table_row(name: str, singles: Sequence[Result], sets: Sequence[Result], folder: Path) -> str:
-    alone = [result for result in singles if result.attack == name]
-    together = [result for result in sets if result.attack == name]
+def _of(results: Iterable[Result], attack: str) -> list[Result]:
+    return [result for result in results if result.attack == attack]
+
+
+def _table_row(label: str, alone: Sequence[Result], sets: Sequence[Result], folder: Path) -> str:
     counted = tally(alone)
     evidence = sorted(r.log10_p_family for r in alone if r.log10_p_family is not None)
     median = f"{evidence[len(evidence) // 2]:.1f}" if evidence else ""
     return (
-        f"<tr><td>{_image(folder / alone[0].images[0])}{escape(name)}</td>{_counts(counted)}"
-        f'<td class="bar">{_bar(counted)}</td>{_counts(tally(together))}<td>{median}</td></tr>'
+        f"<tr><td>{_image(folder / alone[0].images[0])}{escape(label)}</td>{_counts(counted)}"
+        f'<td class="bar">{_bar(counted)}</td>{_counts(tally(sets))}<td>{median}</td></tr>'
     )
 
 
@@ -146,7 +156,7 @@ def _bar(counted: Tally) -> str:
 
 
 def _gallery(report: Report, folder: Path, attack: str) -> str:
-    chosen = [result for result in report.singles if result.attack == attack]
+    chosen = _of(report.singles, attack)
     recipients = dict.fromkeys(str(result.truth.recipient) for result in chosen)
     rows = "".join(
         _row(name.partition("@")[0], (r for r in chosen if r.truth.recipient == name), folder)
@@ -156,7 +166,7 @@ def _gallery(report: Report, folder: Path, attack: str) -> str:
 
 
 def _foreign(report: Report, folder: Path, source: str) -> str:
-    chosen = [result for result in report.foreign if result.attack == source]
+    chosen = _of(report.foreign, source)
     return _details(source, chosen, _row("", chosen, folder), shown=True)
 
 

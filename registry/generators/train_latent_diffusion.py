@@ -128,6 +128,11 @@ def train_diffusion(latents: torch.Tensor, work: Path, steps: int, batch: int) -
 
 @click.command()
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option(
+    "--diffusion-data",
+    type=click.Path(exists=True, path_type=Path),
+    help="For the diffusion model; else DATA.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--size", default=64, show_default=True, help="Side of the images in pixels.")
 @click.option("--autoencoder-steps", default=2000, show_default=True)
@@ -135,7 +140,14 @@ def train_diffusion(latents: torch.Tensor, work: Path, steps: int, batch: int) -
 @click.option("--batch", default=32, show_default=True)
 @click.option("--threads", default=2, show_default=True)
 def main(
-    data: Path, out: Path, size: int, autoencoder_steps: int, diffusion_steps: int, batch: int, threads: int
+    data: Path,
+    diffusion_data: Path | None,
+    out: Path,
+    size: int,
+    autoencoder_steps: int,
+    diffusion_steps: int,
+    batch: int,
+    threads: int,
 ) -> None:
     """Train autoencoder and diffusion model on DATA; run again to resume."""
     torch.set_num_threads(threads)
@@ -146,6 +158,8 @@ def main(
     autoencoder = train_autoencoder(photographs, size, work, autoencoder_steps, batch)
     cached = work / "latents.pt"
     if not cached.exists():
+        if diffusion_data is not None:
+            photographs = load_photographs(diffusion_data, 2 * size)
         torch.save(encode_all(autoencoder, photographs, size, passes=6), cached)
     latents = torch.load(cached, weights_only=True)
     scale = 1 / float(latents.std())

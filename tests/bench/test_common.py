@@ -25,7 +25,7 @@ def test_the_last_line_is_json_that_says_whether_the_goals_are_met(
     assert summary == {
         "bench": "speed",
         "figures": {"ratio": figure, "other": 7.0},
-        "goals": {"ratio": str(goal)},
+        "goals": {"ratio": [goal.relation, goal.value]},
         "met": met,
     }
     assert ("MISSED" in lines[0]) is not met

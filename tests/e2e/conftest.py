@@ -16,6 +16,7 @@ from PIL import Image
 from registry.attribution.attacks import ATTACKS
 from registry.demo.commands import json_objects
 
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 BUILTIN = ("--adapter", "latent-diffusion", "--weights", "builtin:flowers-ldm@1")
 

@@ -151,7 +151,7 @@ def test_a_bundle_of_another_registry_than_the_one_trusted(world: World) -> None
 
 
 def test_a_copy_with_one_flipped_byte(world: World, tmp_path: Path) -> None:
-    for relative in ("hallmark.json", "unet/diffusion_pytorch_model.safetensors", "unet/config.json"):
+    for relative in ("hallmark.json", "vqvae/diffusion_pytorch_model.safetensors", "unet/config.json"):
         copy = tmp_path / relative.replace("/", "-")
         shutil.copytree(world.copy, copy)
         path = copy / relative
@@ -242,7 +242,7 @@ def test_a_model_with_a_broken_tensor_file(world: World, tmp_path: Path) -> None
     (base,) = (world.home / "storage" / "models").iterdir()
     broken = tmp_path / "broken"
     shutil.copytree(base, broken)
-    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = broken / "vqvae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     done = world.registry("model", "add", "broken", *BUILTIN[:3], broken)
     assert done.code == BAD

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from tests.e2e.conftest import World, attacked, folder_bytes
+from tests.e2e.conftest import ROOT, World, attacked, command_environment, folder_bytes
 
 FINDING = {
     *("schema", "images", "verdict", "copies", "model", "lineage"),
@@ -102,11 +105,16 @@ def test_a_copy_tells_whose_it_is(world: World) -> None:
     assert world.certificates["ada"]["key_id"] in done.out
 
 
-def test_a_copy_loads_with_diffusers_alone(world: World) -> None:
-    from diffusers import DiffusionPipeline
-
-    pipeline = DiffusionPipeline.from_pretrained(world.copy, trust_remote_code=True)
-    assert float(pipeline.vqvae.fingerprint.abs().max()) > 0
+def test_the_code_in_the_readme_samples_from_a_copy(world: World, tmp_path: Path) -> None:
+    """It names the copy's folder ``ada``, as this world does."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    save = f"for i, image in enumerate(images): image.save({str(tmp_path)!r} + f'/{{i}}.png')"
+    environment = {**command_environment(world.home), "HF_HOME": str(tmp_path / "cache")}
+    subprocess.run(
+        [sys.executable, "-c", f"{code}\n{save}"], cwd=world.folder, env=environment, check=True, timeout=240
+    )
+    (finding,) = world.check(*tmp_path.glob("*.png"), "--set").json
+    assert finding["copies"][0]["recipient"] == "ada@example.com"
 
 
 def test_a_revoked_key_is_attributed_as_ever_and_marked(world: World, tmp_path: Path) -> None:

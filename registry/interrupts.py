@@ -1,0 +1,43 @@
+"""Ctrl-C between steps, for work that is committed step by step.
+
+    with between_steps() as check:
+        for step in steps:
+            work(step)
+            check()            # KeyboardInterrupt here if Ctrl-C came meanwhile
+
+Python raises ``KeyboardInterrupt`` wherever the program happens to be. Inside a finaliser or the callback
+of a weak reference, of which a database session has thousands, it is printed and lost, and the work
+would go on to its end.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def between_steps() -> Iterator[Callable[[], None]]:
+    """Note Ctrl-C inside the block and raise it from the function given; a second one acts at once."""
+    asked = threading.Event()
+
+    def check() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals reach the main thread only
+        yield check
+        return
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, previous)
+
+    previous = signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, previous)
