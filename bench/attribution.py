@@ -32,8 +32,9 @@ from registry.generators.latent_diffusion import LatentDiffusion
 from registry.generators.photographs import load_photographs
 from registry.keys.screening import Q
 from registry.progress import progress
+from verifier.check import weighted_tests
 from verifier.evidence import log10_family, log10_tail
-from verifier.network import Network
+from verifier.network import Network, Reading
 
 KEYS = 10**6
 LOG10_ALPHA = -6.0
@@ -74,10 +75,17 @@ def mark(generator: LatentDiffusion, basis: Basis, latents: torch.Tensor) -> Mar
     return Marked(to_images(generator.render(latents, torch.from_numpy(offsets))), signs)
 
 
-def identified(logits: NDArray[np.int32], signs: NDArray[np.int8], acceptance: float) -> tuple[bool, float]:
-    """Whether the true key would be named among KEYS at alpha, and its evidence ``-log10 p``."""
-    log10_p = log10_tail(logits, float(logits @ signs))
-    return log10_family(log10_p, KEYS, acceptance) <= LOG10_ALPHA, -log10_p
+def evidence(ranked: Sequence[Sequence[Reading]], signs: NDArray[np.int8]) -> float:
+    """``-log10 p`` of the true key over all readings that the verifier tests on these images."""
+    return max(
+        -log10_family(log10_tail(test.logits, float(test.logits @ signs)), math.ceil(1 / test.weight))
+        for test in weighted_tests(ranked)
+    )
+
+
+def named(decades: float, acceptance: float) -> bool:
+    """Whether that is enough among KEYS at alpha."""
+    return log10_family(-decades, KEYS, acceptance) <= LOG10_ALPHA
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -90,29 +98,26 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 def measure(network: Network, marked: Marked, attack: str, acceptance: float) -> dict[str, float]:
     """Figures of one attack, each single image and each set of four."""
-    readings = []
+    ranked = []
     with progress(attack, len(marked.images)) as bar:
         for number, image in enumerate(marked.images):
             attacked = ATTACKS[attack](image, np.random.default_rng([number, *attack.encode()]))
-            readings.append(network.read(attacked).logits)
+            ranked += network.ranked([attacked])
             bar.update(number + 1)
-    logits = np.stack(readings)
-    single = [identified(row, signs, acceptance) for row, signs in zip(logits, marked.signs, strict=True)]
-    pooled = [
-        identified(logits[i : i + SET].sum(0), marked.signs[i], acceptance)
-        for i in range(0, len(logits) - SET + 1, SET)
-    ]
-    evidence = np.array([decades for _, decades in single])
-    named = sum(found for found, _ in single)
-    low, high = wilson(named, len(single))
+    logits = np.stack([readings[0].logits for readings in ranked])
+    single = np.array([evidence([r], signs) for r, signs in zip(ranked, marked.signs, strict=True)])
+    sets = range(0, len(ranked) - SET + 1, SET)
+    pooled = [evidence(ranked[i : i + SET], marked.signs[i]) for i in sets]
+    found = sum(named(decades, acceptance) for decades in single)
+    low, high = wilson(found, len(single))
     return {
-        f"{attack}_identified": named / len(single),
+        f"{attack}_identified": found / len(single),
         f"{attack}_identified_low": low,
         f"{attack}_identified_high": high,
         f"{attack}_bits_right": float((np.sign(logits) == marked.signs).mean()),
         f"{attack}_every_bit_right": float((np.sign(logits) == marked.signs).all(1).mean()),
-        f"{attack}_evidence_5th": float(np.quantile(evidence, 0.05)),
-        f"{attack}_set_identified": sum(found for found, _ in pooled) / len(pooled),
+        f"{attack}_evidence_5th": float(np.quantile(single, 0.05)),
+        f"{attack}_set_identified": sum(named(decades, acceptance) for decades in pooled) / len(pooled),
     }
 
 

@@ -18,10 +18,10 @@ implementations read the same:
   natural-log units.
 
 **The pose rule** looks at the image alone, never at keys, so it costs no evidence. The identity pose
-is taken if its confidence reaches ``sufficient``. Otherwise the image is also tried mirrored, and as a crop:
-its longer side as each of ``sides``, at every offset that is a multiple of ``stride``; then the ``top``
-best of these again with left, top and side changed by up to ``refine``. The most confident pose is
-kept, the earlier one if two are equal.
+is taken alone if its confidence reaches ``sufficient``. Otherwise the image is also tried mirrored, and as
+a crop: its longer side as each of ``sides``, at every offset that is a multiple of ``stride``; then the
+``top`` best of these again with left, top and side changed by up to ``refine``. The readings are ranked by
+confidence, of equals the earlier one first.
 """
 
 from __future__ import annotations
@@ -199,13 +199,20 @@ class Network:
         return self.read_all([image], pose_search)[0]
 
     def read_all(self, images: Sequence[Image.Image], pose_search: bool = True) -> list[Reading]:
-        """:meth:`read` of each image; the identity poses are read together."""
+        """:meth:`read` of each image."""
+        return [ranked[0] for ranked in self.ranked(images, pose_search)]
+
+    def ranked(self, images: Sequence[Image.Image], pose_search: bool = True) -> list[list[Reading]]:
+        """For each image its readings at every pose that the rule tries, the most confident first.
+
+        Only one where no search is needed or wanted. The identity poses of all images are read together.
+        """
         images = [self.reduced(image) for image in images]
         identity = Pose(0, 0, self.spec.size, self.spec.size)
         canvases = [self._canvases(image, [identity]) for image in images]
         readings = self._readings(np.concatenate(canvases), [identity] * len(images)) if images else []
         return [
-            _best(self._search(image, reading)) if pose_search else reading
+            _by_confidence(self._search(image, reading)) if pose_search else [reading]
             for image, reading in zip(images, readings, strict=True)
         ]
 
@@ -285,8 +292,8 @@ class Network:
             raise InputError(f"network.onnx has shapes {shapes}, network.json implies {expected}.")
 
 
-def _best(readings: Iterable[Reading]) -> Reading:
-    return max(readings, key=lambda reading: reading.confidence)  # max keeps the earlier of equals
+def _by_confidence(readings: Iterable[Reading]) -> list[Reading]:
+    return sorted(readings, key=lambda reading: -reading.confidence)  # of equals the earlier comes first
 
 
 def _is_crop(image: Image.Image, pose: Pose) -> bool:

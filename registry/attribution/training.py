@@ -81,11 +81,11 @@ def registered_window(image: Image.Image, attack: Attack, size: int, rng: Rng) -
     box = tuple(image.width * edge for edge in (left, top, left + side, top + side))
     window = attack(image.resize(image.size, Image.Resampling.BICUBIC, box=box), rng)
     shown = int(np.clip(np.rint(size * side + rng.uniform(-JITTER, JITTER)), 1, size))
-    place = [
+    x, y = (
         int(np.clip(np.rint(size * edge + rng.uniform(-JITTER, JITTER)), 0, size - shown))
         for edge in (left, top)
-    ]
-    return _placed(window, size, *place, shown)
+    )
+    return _placed(window, size, x, y, shown)
 
 
 def _placed(window: Image.Image, size: int, left: int, top: int, side: int) -> Pixels:

@@ -15,9 +15,11 @@ from PIL import Image
 from tests.factories import CREATED, World, make_world, paint
 from verifier import Verifier, check, evidence
 from verifier.bundle import Revocation
+from verifier.check import FIRST_SHARE, TESTS_MOST, weighted_tests
 from verifier.errors import InputError, TrustError
 from verifier.finding import Finding
 from verifier.images import load_image
+from verifier.network import Pose, Reading
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +219,8 @@ def test_several_models_share_the_hypotheses_and_are_each_read_by_their_network(
         [],
     ]
     assert [f.model.name if f.model else None for f in findings] == ["flowers", "birds", None]
-    assert {f.evidence.hypotheses for f in findings} == {40}
+    assert [f.evidence.hypotheses for f in findings[:2]] == [40, 40], "one reading of each, both models' keys"
+    assert findings[2].evidence.hypotheses > 40, "nothing was sure, so further poses were tested"
     assert findings[0].network.digest != findings[1].network.digest
     assert findings[2].network.digest is None
     assert findings[1].ledger.index == 26
@@ -294,3 +297,33 @@ def test_the_package_offers_the_verifier_and_nothing_it_does_not_have() -> None:
     assert package.Verifier is check.Verifier
     with pytest.raises(AttributeError, match="nothing"):
         getattr(package, missing)
+
+
+def test_readings_share_alpha_by_weights_that_sum_to_one() -> None:
+    def ranked(*confidences: float) -> list[Reading]:
+        return [Reading(np.arange(8, dtype=np.int32), Pose(0, 0, 8, 8), c) for c in confidences]
+
+    assert [test.weight for test in weighted_tests([ranked(2.0)])] == [1.0]
+    for images in ([ranked(0.5, 0.4, 0.3)], [ranked(2.0), ranked(0.5, 0.4)], [ranked(*[0.1] * 500)] * 3):
+        tests = weighted_tests(images)
+        assert sum(test.weight for test in tests) == pytest.approx(1)
+        assert tests[0].weight == FIRST_SHARE
+        assert tests[0].image is None
+        assert len(tests) == min(TESTS_MOST, sum(map(len, images)) + (len(images) > 1))
+    alone = weighted_tests([ranked(2.0), ranked(0.5, 0.4)])[1:]
+    assert [(test.image, test.reading.confidence) for test in alone if test.reading] == [
+        (0, 2.0),
+        (1, 0.5),
+        (1, 0.4),
+    ], "an image of a set is also tested by itself"
+
+
+def test_a_further_reading_pays_for_being_tried(tmp_path: Path) -> None:
+    world = make_world(tmp_path, keys=20)
+    verifier = Verifier.from_bundle(world.bundle(), device="cpu")
+    paths = [world.save_image(3), world.save_foreign(1), world.save_foreign(2)]
+    (together,) = verifier.check(paths, as_set=True)
+    assert [copy.id for copy in together.copies] == [world.copy_id(3)]
+    copy, tested = together.copies[0], together.evidence
+    assert copy.log10_p_family == pytest.approx(min(0.0, copy.log10_p + np.log10(tested.hypotheses)))
+    assert tested.hypotheses >= np.ceil(20 / FIRST_SHARE)
