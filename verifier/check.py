@@ -63,7 +63,7 @@ FIRST_SHARE = 0.9
 """Share of alpha of the pooled most confident readings: it costs them 0.05 decades of evidence."""
 
 _GROUPS_AT_A_TIME = 16
-_TESTS_AT_A_TIME = 128  # searched together, see KeyTable.top_batch
+_TESTS_AT_A_TIME = 512  # searched together, see KeyTable.top_batch
 _IMAGES_AT_A_TIME = 16  # read together; bounds the memory that decoded images take
 
 

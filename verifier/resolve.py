@@ -25,6 +25,10 @@ Logits = NDArray[np.integer]
 CHUNK = 1 << 14
 """Keys scored at a time: their running sums (64 KiB) stay in the second-level cache."""
 
+UNPACKED = 1 << 15
+"""Keys unpacked at a time for a matrix product: 32 MiB at 256 bits; picking the best costs a call for each
+reading and part, so parts are large."""
+
 BATCH = 8
 """From so many readings on, unpacking the keys for a matrix product is cheaper than look-ups."""
 
@@ -82,11 +86,11 @@ class KeyTable:
         )
         transposed: NDArray[Any] = readings.astype(exact).T
         best = [(np.zeros(0, np.int64), np.zeros(0, np.int64))] * len(readings)
-        rows = CHUNK // 4  # unpacked to floats, 4 MiB at 256 bits
+        rows = UNPACKED
         for start in range(0, len(self), rows):
             signs: NDArray[Any] = phi.unpack(self._packed[start : start + rows]).astype(exact)
             products = (signs @ transposed).T
-            best = [_merge(found, start, *_top(row, m), m) for found, row in zip(best, products, strict=True)]
+            best = [_better(found, start, row, m) for found, row in zip(best, products, strict=True)]
         return best
 
     def _checked(self, logits: Logits) -> NDArray[np.int32]:
@@ -126,10 +130,17 @@ def _top(scores: NDArray[Any], m: int) -> tuple[Indices, Scores]:
     return rows[order].astype(np.int64), values[order]
 
 
-def _merge(
-    found: tuple[Indices, Scores], offset: int, rows: Indices, scores: Scores, m: int
+def _better(
+    found: tuple[Indices, Scores], offset: int, products: NDArray[Any], m: int
 ) -> tuple[Indices, Scores]:
-    """The best ``m`` of what earlier chunks and this one (from row ``offset`` on) hold."""
+    """The best ``m`` of what earlier parts and this one (from row ``offset`` on) hold."""
+    if len(found[0]) < m:
+        rows, scores = _top(products, m)
+    else:  # nearly always a few rows or none; of equals the earlier row stays
+        rows = np.flatnonzero(products > found[1][-1])
+        if not len(rows):
+            return found
+        scores = products[rows].astype(np.int64)
     all_rows = np.concatenate([found[0], rows + offset])
     all_scores = np.concatenate([found[1], scores])
     order = np.lexsort((all_rows, -all_scores))[:m]

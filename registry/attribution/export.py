@@ -30,7 +30,7 @@ QUANTUM = 1 / 16
 SMALLEST_SIDE = 0.75
 STRIDE_SHARE = 3 / 64
 SUFFICIENT = 1.2
-TOP = 4
+TOP = 2
 
 
 def network_json(
