@@ -34,6 +34,7 @@ from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
 from registry.identity import signature_bytes, signature_text
+from registry.interrupts import between_steps
 from registry.keys import service as keys
 from registry.keys.models import UserKey
 from registry.keys.service import IssuedKey
@@ -134,23 +135,31 @@ def download(
     with home.database.read() as session:
         key = keys.get_key(session, home.identity.registry, reference)
     _refuse(key, out, receipt)
-    started, placed = _start(home, key), False
-    try:
-        with atomic_folder(out) as folder:
-            copy = plan(home, key)
-            manifest = compose(home, key, copy, folder, progress(copy.size))
-            sha256 = manifest_digest(manifest)
-            with home.database.read() as session:
-                _compare_digest(session, key, sha256)
-        placed = True
-        document = _finish(home, key, started, sha256, copy.size)
-    except BaseException:
-        if placed:
-            shutil.rmtree(out, ignore_errors=True)
-        _abort(home, started)
-        raise
-    with atomic_file(receipt) as file:
-        file.write(json.dumps(document, indent=2).encode() + b"\n")
+    with between_steps() as check:  # from the renamed folder to the receipt nothing may come between
+        started, placed = _start(home, key), False
+        try:
+            with atomic_folder(out) as folder:
+                copy = plan(home, key)
+                seen = progress(copy.size)
+
+                def step(done: int) -> None:
+                    check()
+                    seen(done)
+
+                manifest = compose(home, key, copy, folder, step)
+                sha256 = manifest_digest(manifest)
+                with home.database.read() as session:
+                    _compare_digest(session, key, sha256)
+                check()
+            placed = True
+            document = _finish(home, key, started, sha256, copy.size)
+        except BaseException:
+            if placed:
+                shutil.rmtree(out, ignore_errors=True)
+            _abort(home, started)
+            raise
+        with atomic_file(receipt) as file:
+            file.write(json.dumps(document, indent=2).encode() + b"\n")
     return Delivery(document, receipt)
 
 
