@@ -76,9 +76,9 @@ def mark(generator: LatentDiffusion, basis: Basis, latents: torch.Tensor) -> Mar
 
 
 def evidence(ranked: Sequence[Sequence[Reading]], signs: NDArray[np.int8]) -> float:
-    """``-log10 p`` of the true key over all readings that the verifier tests on these images."""
+    """``-log10 p`` of the true key over all readings that the verifier tests, less what a reading pays."""
     return max(
-        -log10_family(log10_tail(test.logits, float(test.logits @ signs)), math.ceil(1 / test.weight))
+        math.log10(test.weight) - log10_tail(test.logits, float(test.logits @ signs))
         for test in weighted_tests(ranked)
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -208,7 +209,7 @@ def model_show(name: str, as_json: bool) -> None:
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Foreign photographs (folder or zip) for calibration and the screening of keys.",
+    help="Foreign photographs (folder or zip): keys are screened against them.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Training steps of the network.")
 @home_option
@@ -500,7 +501,9 @@ def _failed(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the ``registry`` command."""
-    sys.exit(run())
+    code = run()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and said: Ctrl-C changes nothing any more
+    sys.exit(code)
 
 
 if __name__ == "__main__":

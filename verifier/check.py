@@ -217,13 +217,18 @@ class Verifier:
                     group.entries.append(ImageEntry(str(path), error=error.diagnostics()))
                 else:
                     group.entries.append(ImageEntry(str(path), file.sha256, file.width, file.height))
-                    loaded.append((group, file.image))
+                    loaded.append((group, self._reduced(file.image)))
                 progress()
             for number, model in enumerate(self._models):
                 ranked = model.network.ranked([image for _, image in loaded], pose_search)
                 for (group, _), readings in zip(loaded, ranked, strict=True):
                     group.readings[number].append(readings)
         return found
+
+    def _reduced(self, image: Image) -> Image:
+        """The image as small as its networks read it, where they agree on that: large ones are not kept."""
+        sizes = {model.network.spec.size for model in self._models}
+        return self._models[0].network.reduced(image) if len(sizes) == 1 else image
 
     def _judge(self, groups: Sequence[_Group], tested: EvidenceEntry) -> Iterator[Finding]:
         self.bundle.verify()  # from here on the key table is used

@@ -268,6 +268,9 @@ def _progress(images: int) -> _Silent:
 def main() -> NoReturn:
     """Entry point of the console script."""
     code = INTERNAL
+    # A process may be started with its streams closed; then Python gives None for them.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:
         cli.main(prog_name="verifier")
     except SystemExit as ending:

@@ -25,14 +25,21 @@ class Row:
     style: str = ""
 
     def plain(self) -> str:
-        return f"  {self.label:<{_LABEL_WIDTH}}{self.value}" if self.label else self.value
+        value = printable(self.value)
+        return f"  {self.label:<{_LABEL_WIDTH}}{value}" if self.label else value
 
     def rich(self) -> Text:
         from rich.text import Text
 
+        value = printable(self.value)
         if not self.label:
-            return Text(self.value, style=f"bold {self.style}".strip())
-        return Text.assemble((f"  {self.label:<{_LABEL_WIDTH}}", "dim"), (self.value, self.style))
+            return Text(value, style=f"bold {self.style}".strip())
+        return Text.assemble((f"  {self.label:<{_LABEL_WIDTH}}", "dim"), (value, self.style))
+
+
+def printable(text: str) -> str:
+    """``text`` with line breaks and other control characters escaped: a file's name cannot forge a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
@@ -50,7 +57,12 @@ def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
     if finding.attributed:
         ledger = f"entry {finding.ledger.index} of {finding.ledger.tree_size}, signature and proof hold"
         rows.append(Row("ledger", ledger))
-    rows.append(Row("tested", f"{evidence.hypotheses:,} keys at alpha {evidence.alpha:g}{shared}"))
+    rows.append(
+        Row(
+            "tested",
+            f"{evidence.hypotheses:,} hypotheses (keys x readings) at alpha {evidence.alpha:g}{shared}",
+        )
+    )
     return rows
 
 
@@ -84,7 +96,7 @@ def _copy_rows(copy: CopyEntry, finding: Finding, bundle: Bundle) -> Iterator[Ro
     yield Row("copy", copy.id, "bold")
     if copy.revoked:
         revocation = bundle.revocations[copy.key_id]
-        yield Row("revoked", f"{revocation.revoked_at}: {revocation.reason}", "red")
+        yield Row("revoked", ": ".join(filter(None, (revocation.revoked_at, revocation.reason))), "red")
     yield Row("recipient", copy.recipient or "not disclosed by this bundle")
     yield Row("model", f"{finding.model.name} (version {finding.model.version})")
     yield Row("issued", copy.issued_at)

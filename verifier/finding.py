@@ -73,7 +73,11 @@ class LineageEntry:
 
 @dataclass(frozen=True)
 class EvidenceEntry:
-    """What the verdict was held against: attributed means ``p_family <= alpha / groups``."""
+    """What the verdict was held against: attributed means ``p_family <= alpha / groups``.
+
+    ``hypotheses`` counts keys times readings tested; for an attributed finding, keys divided by the share
+    of alpha of the reading that named the copy (:mod:`verifier.check`).
+    """
 
     bits: int
     hypotheses: int

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 STRIDE = 4
+FEATURES = 16
+"""Channels of the estimated grid: room for the latent's own and for what tells content apart."""
 
 
 class _Block(nn.Module):
@@ -41,7 +43,9 @@ class AttributionNetwork(nn.Module):
 
     scale: torch.Tensor
 
-    def __init__(self, bits: int, size: int, fine: int = 24, coarse: int = 72, features: int = 16) -> None:
+    def __init__(
+        self, bits: int, size: int, fine: int = 24, coarse: int = 72, features: int = FEATURES
+    ) -> None:
         super().__init__()
         if size % STRIDE:
             raise ValueError(f"the network's resolution must be a multiple of {STRIDE}, not {size}")

@@ -1,7 +1,7 @@
 """Training the attribution network on images rendered on the fly, each with a key of its own.
 
     source = RenderedImages(generator, basis, latents)
-    network = train_network(source, work, steps=4000)
+    network = train_network(source, 64, work, steps=4000)
 
 Rendered images are rounded to 8 bit and go through the attacks as files would. Many are cut to a
 window first: the window is attacked, then put back to its place on a grey canvas, off by up to a

@@ -79,7 +79,12 @@ def export(
             created_at=utc(now),
             expires_at=utc(now + options.expires_days * keys.DAY_SECONDS),
             revocations=[
-                Revocation(revoked.key_id.hex(), utc(revoked.revoked_at), revoked.reason)
+                # A reason may name people, as addresses do.
+                Revocation(
+                    revoked.key_id.hex(),
+                    utc(revoked.revoked_at),
+                    revoked.reason if options.with_recipients else "",
+                )
                 for revoked in keys.revocations(session, chosen)
             ],
             ledger=_levels(session) if options.with_keys else (),

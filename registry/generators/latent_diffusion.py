@@ -19,6 +19,7 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from registry.attribution.network import FEATURES, STRIDE
 from registry.errors import InputError
 from registry.generators import hallmark_vae
 from registry.generators.adapters import Adapter, Generator
@@ -104,7 +105,7 @@ class LatentDiffusionAdapter(Adapter):
         for part in (stage, "unet"):
             _check_tensors(weights / part)
         try:
-            self.load(weights)
+            _check_sizes(weights, self.load(weights))
         except InputError:
             raise
         except Exception as error:  # diffusers raises many kinds; the user needs one sentence
@@ -139,6 +140,23 @@ class LatentDiffusionAdapter(Adapter):
 
     def carrier(self, folder: Path) -> tuple[str, str]:
         return f"{_first_stage_folder(folder)}/{WEIGHTS}", "fingerprint"
+
+
+def _check_sizes(folder: Path, model: LatentDiffusion) -> None:
+    """The fingerprint lies on the latent grid, so both halves must agree on it; the network reads f = 4."""
+    config = model.first_stage.config
+    side = config.sample_size >> (len(config.block_out_channels) - 1)
+    stage = (config.latent_channels, side, side)
+    if stage != model.latent_shape:
+        raise InputError(
+            f"{folder}: the first stage's latent is {stage}, the diffusion model's {model.latent_shape}.",
+            "Set sample_size in the first stage's config.json to the side of the images in pixels.",
+        )
+    if model.size != STRIDE * side or config.latent_channels > FEATURES:
+        raise InputError(
+            f"{folder}: a latent of {stage} for images of {model.size} pixels cannot be fingerprinted yet.",
+            f"First stages that shrink by {STRIDE}, with at most {FEATURES} latent channels, can.",
+        )
 
 
 def _first_stage_folder(folder: Path) -> str:

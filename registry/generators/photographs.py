@@ -41,7 +41,7 @@ def load_images(source: Path) -> list[Image.Image]:
         try:
             with Image.open(io.BytesIO(content)) as image:
                 images.append(image.convert("RGB"))
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             continue
     if not images:
         raise InputError(f"{source}: no image found.", "Give a folder or a zip file of photographs.")
@@ -57,11 +57,18 @@ def _contents(source: Path) -> Iterator[bytes]:
     try:
         archive = zipfile.ZipFile(source)
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"{source}: neither a folder nor a zip file ({error})") from error
+        raise InputError(
+            f"{source}: neither a folder nor a zip file ({error}).", "Give photographs as one or the other."
+        ) from error
     with archive:
         for name in sorted(archive.namelist()):
             if Path(name).suffix.lower() in SUFFIXES:
-                yield archive.read(name)
+                try:
+                    yield archive.read(name)
+                except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+                    raise InputError(
+                        f"{source}: {name} cannot be read ({error}).", "Make the zip anew."
+                    ) from error
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
