@@ -1,4 +1,4 @@
-"""How surely one image, and four, are led back to their key among a million: the table of the README.
+"""How surely one image, and four, are led back to their key among a million: the table of the model card.
 
 python -m bench.attribution [--quick] [--images N] [--attack NAME ...] [--photographs FOLDER|ZIP]
 
@@ -150,6 +150,11 @@ def _features(generator: LatentDiffusion, images: torch.Tensor) -> NDArray[np.fl
     return torch.cat([maps.mean(-1), maps.std(-1)], 1).double().numpy()
 
 
+def _pixels(images: Sequence[Image.Image]) -> torch.Tensor:
+    """Images as float (n, 3, h, w) in [0, 1]."""
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 255
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="A few images and attacks only.")
 @click.option("--images", default=1000, show_default=True, help="Images for each attack.")
@@ -182,8 +187,7 @@ def main(
         figures |= measure(network, marked, attack, 1 - foreign * Q)
     if photographs is not None:
         real = load_photographs(photographs, generator.size).float() / 255
-        base = generator.render(latents)
-        copies = torch.stack([torch.from_numpy(np.asarray(i)).permute(2, 0, 1) / 255 for i in marked.images])
+        base, copies = _pixels(to_images(generator.render(latents))), _pixels(marked.images)
         figures["frechet_base"] = frechet(generator, base, real)
         figures["frechet_copies"] = frechet(generator, copies, real)
         figures["frechet_ratio"] = figures["frechet_copies"] / figures["frechet_base"]
