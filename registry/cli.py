@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -501,9 +500,7 @@ def _failed(message: str, code: int) -> int:
 
 def main() -> None:
     """Entry point of the ``registry`` command."""
-    code = run()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done and said: Ctrl-C changes nothing any more
-    sys.exit(code)
+    sys.exit(run())
 
 
 if __name__ == "__main__":
