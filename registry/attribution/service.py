@@ -34,6 +34,7 @@ from registry.generators import service as generators
 from registry.generators.adapters import Adapter, Generator, get_adapter, to_images
 from registry.generators.models import Model
 from registry.generators.photographs import load_images
+from registry.interrupts import between_steps
 from registry.progress import progress
 from registry.storage import Storage
 
@@ -47,7 +48,7 @@ STEPS = 6_000
 CALIBRATION_VIEWS = 4
 FIGURE_IMAGES = 300
 OWN_IMAGES = 100
-CHUNK = 500
+CHUNK = 100
 
 
 def train(
@@ -79,8 +80,9 @@ def train(
 def draw_latents(generator: Generator, n: int, work: Path) -> torch.Tensor:
     """``n`` latents of the generator's own sampler, kept in ``work`` chunk by chunk."""
     chunks = []
-    with progress("drawing latents", n) as bar:
+    with progress("drawing latents", n) as bar, between_steps() as check:
         for start in range(0, n, CHUNK):
+            check()
             path = work / f"latents-{start:06d}.safetensors"
             if not path.exists():
                 drawn = generator.sample_latents(CHUNK, seed=start)
