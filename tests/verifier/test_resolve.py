@@ -45,6 +45,7 @@ def test_many_readings_find_what_each_finds(
     readings: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolve, "CHUNK", 256)  # several chunks, and a last one that is not full
+    monkeypatch.setattr(resolve, "UNPACKED", 64)
     packed, _ = random_case(1, 1000, 32, 1)
     logits = np.random.default_rng(2).integers(-size, size + 1, (readings, 256))
     found = KeyTable(packed).top_batch(logits, 5)
