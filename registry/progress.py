@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,11 +19,12 @@ from rich.progress import Progress as RichProgress
 LINE_SECONDS = 20.0
 
 
-class Progress:
+class Progress(ABC):
     """What a long loop reports to: the count done so far and figures worth showing."""
 
+    @abstractmethod
     def update(self, done: int, **figures: float) -> None:
-        raise NotImplementedError
+        """``done`` of the total are done; ``figures`` are shown beside."""
 
 
 class _Bar(Progress):

@@ -21,12 +21,10 @@ import torch
 from PIL import Image
 
 from registry.attribution.network import AttributionNetwork
-from registry.attribution.training import FILL
+from registry.attribution.training import CLIP, FILL, QUANTUM
 from registry.progress import progress
 from verifier.network import SCHEMA, Network
 
-CLIP = 8.0
-QUANTUM = 1 / 16
 SMALLEST_SIDE = 0.75
 STRIDE_SHARE = 3 / 64
 SUFFICIENT = 0.65

@@ -12,7 +12,7 @@ where they do not belong.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from registry.training import Training
 from verifier.evidence import log10_tail
 
 FILL = 128
+CLIP = 8.0
+QUANTUM = 1 / 16
 SMALLEST_WINDOW = 0.7
 WINDOW_SHARE = 0.4
 MISPLACED_SHARE = 0.2
@@ -125,7 +127,6 @@ def train_network(
     network.start_from((source.directions / source.directions.flatten(1).norm(dim=1).mean()).numpy())
     training = Training(network, work / "network.pt", steps, lr=2e-3, ema=0.998)
     training.model.train()
-    pool = ThreadPoolExecutor(1)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = torch.Generator().manual_seed(step)
@@ -134,7 +135,7 @@ def train_network(
         pixels = [attacked_input(image, size, noise) for image in images for _ in range(views)]
         return torch.from_numpy(np.stack(pixels)), bits.repeat_interleave(views, 0)
 
-    upcoming = pool.submit(batch, training.step)
+    upcoming: Future[tuple[torch.Tensor, torch.Tensor]]
 
     def loss(_: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         nonlocal upcoming
@@ -146,10 +147,9 @@ def train_network(
         right = ((logits > 0) == (bits > 0)).float().mean()
         return value, {"loss": value.item(), "bits_right": right.item()}
 
-    with progress("attribution network", steps, training.step) as bar:
-        network = training.run(loss, bar)
-    pool.shutdown()
-    return network
+    with ThreadPoolExecutor(1) as pool, progress("attribution network", steps, training.step) as bar:
+        upcoming = pool.submit(batch, training.step)
+        return training.run(loss, bar)
 
 
 @torch.no_grad()
@@ -173,7 +173,7 @@ def evidence_under(
     for name, view in views.items():
         rng = np.random.default_rng(seed)
         logits = read(network, np.stack([view(image, rng) for image in images])).numpy()
-        clipped = np.rint(np.clip(logits, -8, 8) * 16)
+        clipped = np.rint(np.clip(logits, -CLIP, CLIP) / QUANTUM)
         decades = [-log10_tail(row, float(row @ sign)) for row, sign in zip(clipped, signs, strict=True)]
         table[name] = {
             "bits_right": float(((logits > 0) == (signs > 0)).mean()),
