@@ -25,7 +25,7 @@ from PIL import Image
 from bench.common import BUILTIN, Goal, close
 from registry.attribution.attacks import ATTACKS
 from registry.fingerprints.basis import Basis
-from registry.fingerprints.pca import copy_psnr
+from registry.fingerprints.quality import copy_psnr
 from registry.generators.adapters import get_adapter, to_images
 from registry.generators.builtin import resolve_builtin
 from registry.generators.latent_diffusion import LatentDiffusion
@@ -70,9 +70,7 @@ def mark(generator: LatentDiffusion, basis: Basis, latents: torch.Tensor) -> Mar
         np.array([-1, 1], np.int8), (math.ceil(len(latents) / SET), basis.bits)
     )
     signs = keys.repeat(SET, axis=0)[: len(latents)]
-    (directions,) = basis.directions.values()
-    offsets = np.tensordot(signs.astype(np.float32), directions, 1) * np.float32(basis.strength)
-    return Marked(to_images(generator.render(latents, torch.from_numpy(offsets))), signs)
+    return Marked(to_images(generator.render(latents, basis.offsets(torch.from_numpy(signs)))), signs)
 
 
 def evidence(ranked: Sequence[Sequence[Reading]], signs: NDArray[np.int8]) -> float:
@@ -176,11 +174,10 @@ def main(
     foreign = len(np.load(builtin.network / "foreign.npz")["logits"])
     with progress("sampling", images) as bar:
         latents = generator.sample_latents(images, seed=2024, bar=bar)
-    (directions,) = basis.directions.values()
     figures = {
         "bits": float(basis.bits),
         "images": float(images),
-        "psnr_db": float(copy_psnr(generator, directions, basis.strength, latents[:QUALITY_LATENTS]).mean()),
+        "psnr_db": float(copy_psnr(generator, basis, latents[:QUALITY_LATENTS]).mean()),
     }
     marked = mark(generator, basis, latents)
     for attack in attacks or ATTACKS:

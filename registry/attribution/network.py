@@ -1,20 +1,51 @@
 """The attribution network: convolutions down to the latent grid, then one linear map to the bits.
 
-The key is a pattern on the generator's latent grid, fixed in place. So the network estimates that
-grid from the image (a convolutional trunk with stride 4) and reads every bit as an inner product with
-it: the linear layer starts as the basis itself and only has to be refined. Batch normalisation, not
-group normalisation: the latter removes the statistics that carry the key (METHOD, section 8).
+A key on a latent is a pattern fixed in place, often on the generator's latent grid. So the network
+estimates a grid from the image (a convolutional trunk) and reads every bit as an inner product with it:
+the linear layer starts as the basis itself, where that is such a pattern, and only has to be refined.
+Batch normalisation, not group normalisation: the latter removes the statistics that carry the key
+(METHOD, section 8).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-STRIDE = 4
 FEATURES = 16
-"""Channels of the estimated grid: room for the latent's own and for what tells content apart."""
+"""Channels of the estimated grid, at least: room for the latent's own and for what tells content apart."""
+LARGEST = 256
+"""Networks see images at no more than this side; larger ones are resampled."""
+WIDTHS = (24, 48, 72)
+"""Channels of the trunk at half, at a quarter, and below."""
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Side of the network's input in pixels, and side of the grid that it estimates."""
+
+    size: int
+    grid: int
+
+    @property
+    def stride(self) -> int:
+        """Pixels to a place of the grid, a power of two."""
+        return self.size // self.grid
+
+    @classmethod
+    def of(cls, size: int, latent_shape: tuple[int, ...]) -> Resolution:
+        """For images of ``size`` pixels: the latent's own grid where it has one, else about 16 x 16."""
+        seen = size if size <= LARGEST else LARGEST
+        side = latent_shape[-1] if len(latent_shape) == 3 else 0
+        if side and seen % side == 0 and (seen // side).bit_count() == 1 and seen > side:
+            return cls(seen, side)
+        stride = 4
+        while seen // stride > 16 and seen % (2 * stride) == 0:
+            stride *= 2
+        return cls(seen, seen // stride)
 
 
 class _Block(nn.Module):
@@ -43,29 +74,21 @@ class AttributionNetwork(nn.Module):
 
     scale: torch.Tensor
 
-    def __init__(
-        self, bits: int, size: int, fine: int = 24, coarse: int = 72, features: int = FEATURES
-    ) -> None:
+    def __init__(self, bits: int, resolution: Resolution, features: int = FEATURES) -> None:
         super().__init__()
-        if size % STRIDE:
-            raise ValueError(f"the network's resolution must be a multiple of {STRIDE}, not {size}")
-        self.bits, self.size, self.features = bits, size, features
-        self.trunk = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(12, fine, 3, padding=1),
-            _Block(fine),
-            nn.BatchNorm2d(fine),
-            nn.ReLU(),
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(4 * fine, coarse, 3, padding=1),
-            _Block(coarse),
-            _Block(coarse),
-            nn.BatchNorm2d(coarse),
-            nn.ReLU(),
-            nn.Conv2d(coarse, features, 1),
-        )
-        grid = size // STRIDE
-        self.head = nn.Linear(features * grid * grid, bits)
+        self.bits, self.size, self.features = bits, resolution.size, features
+        layers: list[nn.Module] = []
+        stages = resolution.stride.bit_length() - 1
+        inputs = 3
+        for stage in range(stages):
+            width = WIDTHS[-1] if stage == stages - 1 else WIDTHS[min(stage, len(WIDTHS) - 1)]
+            layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * inputs, width, 3, padding=1), _Block(width)]
+            if stage == stages - 1:
+                layers.append(_Block(width))
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+            inputs = width
+        self.trunk = nn.Sequential(*layers, nn.Conv2d(inputs, features, 1))
+        self.head = nn.Linear(features * resolution.grid**2, bits)
         self.register_buffer("scale", torch.ones(bits))
 
     def start_from(self, directions: NDArray) -> None:  # type: ignore[type-arg]

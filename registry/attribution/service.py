@@ -27,9 +27,9 @@ from registry.attribution.training import (
     train_network,
 )
 from registry.db import Database
-from registry.errors import InputError
 from registry.fingerprints.basis import Basis
-from registry.fingerprints.pca import choose_strength, copy_psnr, principal_directions
+from registry.fingerprints.pca import principal_rows
+from registry.fingerprints.quality import choose_strength, copy_psnr
 from registry.generators import service as generators
 from registry.generators.adapters import Adapter, Generator, get_adapter, to_images
 from registry.generators.models import Model
@@ -100,45 +100,45 @@ def _basis(
     path = work / "basis.safetensors"
     if path.exists():
         return Basis.load(path)
-    if model.scheme not in (None, "pca"):
-        raise InputError(
-            f"scheme {model.scheme!r} cannot be trained for {model.adapter}.", "Use --scheme pca."
-        )
     bits = model.bits or BITS
     shift = latents[0].numel() - bits if model.shift is None else model.shift
-    basis = make_basis(
-        generator,
-        adapter.carrier(folder),
-        model.digest_text,
-        latents,
-        bits=bits,
-        shift=shift,
-        psnr=model.psnr or PSNR_DB,
-        strength=model.strength,
+    directions = latent_directions(
+        adapter, folder, latents, model.digest_text, scheme=model.scheme or "pca", bits=bits, shift=shift
     )
+    basis = with_quality(generator, directions, latents, model.psnr or PSNR_DB, model.strength)
     basis.save(path)
     return basis
 
 
-def make_basis(
-    generator: Generator,
-    carrier: tuple[str, str],
-    model_digest: str,
+def latent_directions(
+    adapter: Adapter,
+    folder: Path,
     latents: torch.Tensor,
+    model_digest: str,
     *,
+    scheme: str,
     bits: int,
     shift: int,
-    psnr: float,
-    strength: float | None = None,
 ) -> Basis:
-    """The PCA basis of ``latents``; its strength reaches ``psnr`` dB on the held-out ones, or is given."""
+    """The PCA basis of all but the held-out ``latents``, folded into weights, at a strength to be chosen.
+
+    ``pca-projected`` also takes the content along the rows out of the weights of all copies.
+    """
+    rows, mean = principal_rows(latents[:-HELD_OUT], bits, shift)
+    replaced = adapter.project(folder, rows, mean) if scheme == "pca-projected" else {}
+    directions = adapter.fold(folder, rows)
+    return Basis(scheme, float(latents.std()) / 4, shift, model_digest, directions, replaced=replaced)
+
+
+def with_quality(
+    generator: Generator, basis: Basis, latents: torch.Tensor, psnr: float, strength: float | None = None
+) -> Basis:
+    """``basis`` at the strength that reaches ``psnr`` dB on held-out latents, or at the one given."""
     held_out = latents[-HELD_OUT:][:500]
-    directions = principal_directions(latents[:-HELD_OUT], bits, shift)
     if strength is None:
-        strength, reached = choose_strength(generator, directions, held_out, psnr)
-    else:
-        reached = float(copy_psnr(generator, directions, strength, held_out).mean())
-    return Basis("pca", strength, shift, model_digest, {carrier: directions}, {"psnr_db": round(reached, 3)})
+        return choose_strength(generator, basis, held_out, psnr)
+    reached = float(copy_psnr(generator, basis.with_strength(strength, {}), held_out).mean())
+    return basis.with_strength(strength, {"psnr_db": round(reached, 3)})
 
 
 def build_package(
@@ -150,12 +150,10 @@ def build_package(
     work: Path,
 ) -> Path:
     """Train, calibrate, measure and export; returns the package's folder in ``work``."""
-    network = train_network(
-        RenderedImages.of(generator, basis, latents[:-HELD_OUT]), generator.size, work, steps
-    )
+    network = train_network(RenderedImages(generator, basis, latents[:-HELD_OUT]), work, steps)
     network.eval()
     held_out = latents[-HELD_OUT:]
-    figures = calibrate_and_measure(network, RenderedImages.of(generator, basis, held_out), generator.size)
+    figures = calibrate_and_measure(network, RenderedImages(generator, basis, held_out))
     package = work / "package"
     write_package(network, package, basis.digest, figures)
     own = to_images(generator.render(held_out[:OWN_IMAGES]))
@@ -164,12 +162,12 @@ def build_package(
 
 
 def calibrate_and_measure(
-    network: AttributionNetwork, source: RenderedImages, size: int
+    network: AttributionNetwork, source: RenderedImages
 ) -> dict[str, dict[str, object]]:
     """Calibrate on one half of the latents; evidence under each attack and reliability on the other."""
-    half = len(source.latents) // 2
+    half, size = len(source.latents) // 2, network.size
     rng = np.random.default_rng(0)
-    images, bits = RenderedImages(source.generator, source.directions, source.latents[:half]).draw(
+    images, bits = RenderedImages(source.generator, source.basis, source.latents[:half]).draw(
         half, torch.Generator().manual_seed(1)
     )
     pixels = np.stack(
@@ -177,7 +175,7 @@ def calibrate_and_measure(
     )
     labels = bits.repeat_interleave(CALIBRATION_VIEWS, 0)
     calibrate(network, pixels, labels)
-    images, bits = RenderedImages(source.generator, source.directions, source.latents[half:]).draw(
+    images, bits = RenderedImages(source.generator, source.basis, source.latents[half:]).draw(
         min(half, FIGURE_IMAGES), torch.Generator().manual_seed(2)
     )
     unseen = np.stack([attacked_input(image, size, rng) for image in images])

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from registry.attribution.attacks import ATTACKS, Attack, Rng, crop_and_rescale, training_attack
-from registry.attribution.network import AttributionNetwork
+from registry.attribution.network import FEATURES, AttributionNetwork, Resolution
 from registry.fingerprints.basis import Basis
 from registry.generators.adapters import Generator, to_images
 from registry.progress import progress
@@ -44,29 +44,22 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class RenderedImages:
-    """Images of a generator under random keys: latents (n, ...), a basis that offsets them."""
+    """Images of a generator under random keys: latents (n, *latent_shape), and the basis of the keys."""
 
     generator: Generator
-    directions: torch.Tensor
-    """Offsets of a set bit, strength included: (bits, *latent_shape)."""
+    basis: Basis
     latents: torch.Tensor
-
-    @classmethod
-    def of(cls, generator: Generator, basis: Basis, latents: torch.Tensor) -> RenderedImages:
-        (directions,) = basis.directions.values()
-        return cls(generator, torch.from_numpy(directions) * basis.strength, latents)
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[list[Image.Image], torch.Tensor]:
         """``n`` images at random latents and keys, and their bits float32 (n, bits) of 0 and 1."""
         chosen = torch.randint(0, len(self.latents), (n,), generator=rng)
-        bits = torch.randint(0, 2, (n, len(self.directions)), generator=rng).float()
+        bits = torch.randint(0, 2, (n, self.basis.bits), generator=rng).float()
         return self.render(self.latents[chosen], bits), bits
 
     def render(self, latents: torch.Tensor, bits: torch.Tensor) -> list[Image.Image]:
         """Images of these latents under these bits."""
-        offsets = torch.einsum("nk,k...->n...", 2 * bits - 1, self.directions)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            return to_images(self.generator.render(latents, offsets))
+            return to_images(self.generator.render(latents, self.basis.offsets(2 * bits - 1)))
 
 
 def whole(image: Image.Image, size: int) -> Pixels:
@@ -119,12 +112,24 @@ def attacked_input(image: Image.Image, size: int, rng: Rng) -> Pixels:
     return whole(training_attack(image, rng), size)
 
 
+def new_network(source: RenderedImages) -> AttributionNetwork:
+    """An untrained network; its head starts as the basis where that is a pattern on the grid."""
+    latent_shape = source.generator.latent_shape
+    resolution = Resolution.of(source.generator.size, latent_shape)
+    channels = latent_shape[0] if len(latent_shape) == 3 else 0
+    network = AttributionNetwork(source.basis.bits, resolution, max(FEATURES, channels))
+    (first, *others) = source.basis.directions.values()
+    if not others and first.shape[1:] == latent_shape == (channels, resolution.grid, resolution.grid):
+        network.start_from(first / np.linalg.norm(first.reshape(len(first), -1), axis=1).mean())
+    return network
+
+
 def train_network(
-    source: RenderedImages, size: int, work: Path, steps: int, renders: int = 40, views: int = 2
+    source: RenderedImages, work: Path, steps: int, renders: int = 40, views: int = 2
 ) -> AttributionNetwork:
     """Binary cross-entropy over ``renders * views`` attacked images a step; resumes from ``work``."""
-    network = AttributionNetwork(len(source.directions), size)
-    network.start_from((source.directions / source.directions.flatten(1).norm(dim=1).mean()).numpy())
+    network = new_network(source)
+    size = network.size
     training = Training(network, work / "network.pt", steps, lr=2e-3, ema=0.998)
     training.model.train()
 

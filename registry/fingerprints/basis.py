@@ -2,10 +2,12 @@
 
     basis = Basis.load(Path("basis.safetensors"))
     deltas = basis.deltas(signs)                 # {(file, tensor): float64 array} to add to the template
+    offsets = basis.offsets(signs)               # the same for a batch of keys, float32, to render with
     basis.save(Path("basis.safetensors"))
 
-The file is safetensors: one tensor ``D.<i>`` (k, *shape) for each target tensor, and one metadata
-entry that names the targets, the scheme and the base model. A basis is immutable once
+The file is safetensors: one tensor ``D.<i>`` (k, *shape) for each target tensor, one tensor ``R.<i>``
+for each base tensor that all copies replace, and one metadata entry that names the targets, the scheme
+and the base model. A basis is immutable once
 a copy is issued under it; its digest is the SHA-256 of the file.
 """
 
@@ -13,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +27,12 @@ from safetensors.numpy import save
 
 from registry.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
 SCHEMA = "hallmark/basis/1"
 CARD = "hallmark.basis"
+SCHEMES = ("pca", "pca-projected", "learned")
 Target = tuple[str, str]
 """(file within the model folder, tensor name)"""
 
@@ -34,9 +41,10 @@ Target = tuple[str, str]
 class Basis:
     """Directions D_j for each target tensor, float32 (k, *shape of the tensor).
 
-    ``scheme`` is ``pca`` or ``learned``; ``shift`` the first principal component used (``pca``);
+    ``scheme`` is one of ``SCHEMES``; ``shift`` the first principal component used (0 where learned);
     ``strength`` the sigma that multiplies every direction; ``model_digest`` the base it belongs to
-    (``sha256:<hex>``); ``quality`` informational figures such as ``psnr_db``.
+    (``sha256:<hex>``); ``quality`` informational figures such as ``psnr_db``; ``replaced`` the base
+    tensors, if any, in whose place every copy has these.
     """
 
     scheme: str
@@ -45,6 +53,7 @@ class Basis:
     model_digest: str
     directions: Mapping[Target, NDArray[np.float32]]
     quality: Mapping[str, float] = field(default_factory=dict)
+    replaced: Mapping[Target, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def bits(self) -> int:
@@ -67,13 +76,27 @@ class Basis:
             deltas[target] = self.strength * total
         return deltas
 
+    def offsets(self, signs: torch.Tensor) -> dict[Target, torch.Tensor]:
+        """What the keys ``signs`` (n, k) add to each target tensor, float32 (n, *shape).
+
+        For rendering many keys at once and for gradients with respect to ``signs``; copies are made with
+        :meth:`deltas`.
+        """
+        import torch
+
+        scaled = self.strength * signs.float()
+        return {
+            target: torch.tensordot(scaled, torch.from_numpy(directions), 1)
+            for target, directions in self.directions.items()
+        }
+
     def with_strength(self, strength: float, quality: Mapping[str, float]) -> Basis:
         """The same directions at another strength."""
         return replace(self, strength=strength, quality=dict(quality))
 
     def to_bytes(self) -> bytes:
         """The file's content, the same bytes for the same basis."""
-        targets = list(self.directions)
+        targets, replaced = list(self.directions), list(self.replaced)
         card = {
             "schema": SCHEMA,
             "scheme": self.scheme,
@@ -81,9 +104,11 @@ class Basis:
             "shift": self.shift,
             "model": self.model_digest,
             "targets": targets,
+            **({"replaced": replaced} if replaced else {}),
             "quality": dict(self.quality),
         }
         tensors = {f"D.{i}": np.ascontiguousarray(self.directions[t]) for i, t in enumerate(targets)}
+        tensors |= {f"R.{i}": np.ascontiguousarray(self.replaced[t]) for i, t in enumerate(replaced)}
         # One entry only: safetensors writes several in no fixed order.
         return save(tensors, {CARD: json.dumps(card, sort_keys=True)})
 
@@ -106,8 +131,7 @@ class Basis:
                 card = json.loads((file.metadata() or {}).get(CARD, "{}"))
                 if card.get("schema") != SCHEMA:
                     raise InputError(f"{path}: no fingerprint basis.")
-                targets = [(str(file_name), str(tensor)) for file_name, tensor in card["targets"]]
-                directions = {t: file.get_tensor(f"D.{i}") for i, t in enumerate(targets)}
+                directions = _tensors(file, "D", card["targets"])
                 basis = cls(
                     scheme=card["scheme"],
                     strength=float(card["strength"]),
@@ -115,6 +139,7 @@ class Basis:
                     model_digest=card["model"],
                     directions=directions,
                     quality=card["quality"],
+                    replaced=_tensors(file, "R", card.get("replaced", [])),
                 )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: not readable as a fingerprint basis ({error}).") from error
@@ -124,6 +149,10 @@ class Basis:
     def _check(self, path: Path) -> None:
         if not self.directions or len({len(d) for d in self.directions.values()}) != 1:
             raise InputError(f"{path}: the tensors of the basis disagree on the number of bits.")
-        for (file, tensor), directions in self.directions.items():
-            if not np.isfinite(directions).all():
+        for (file, tensor), values in [*self.directions.items(), *self.replaced.items()]:
+            if not np.isfinite(values).all():
                 raise InputError(f"{path}: directions of {file}:{tensor} hold NaN or infinite values.")
+
+
+def _tensors(file: Any, prefix: str, targets: Sequence[Sequence[str]]) -> dict[Target, NDArray[np.float32]]:
+    return {(str(t[0]), str(t[1])): file.get_tensor(f"{prefix}.{i}") for i, t in enumerate(targets)}

@@ -5,28 +5,31 @@
     generator = adapter.load(folder)                    # a base model or a copy
     images = generator.sample(16, seed=1)
     latents = generator.sample_latents(100, seed=1)
-    pixels = generator.render(latents, offsets)         # offsets: a fingerprint for each sample
+    pixels = generator.render(latents, basis.offsets(signs))    # a key for each sample
 
-An adapter turns weights into a *template* (the base plus zero-valued tensors that a key fills) and
-loads templates, bases and copies alike.
+An adapter turns weights into a *template* (the base with whatever a key needs to be added to) and
+loads templates, bases and copies alike. It also knows what an offset of the latent is in weights.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from registry.errors import InputError
+from registry.fingerprints.basis import Basis, Target
 from registry.progress import Progress
 
 
 class Generator(ABC):
-    """A loaded generator ``g: latent -> image`` whose fingerprint is an offset that may differ per sample."""
+    """A loaded generator ``g: latent -> image`` whose weights may be offset for each sample."""
 
     size: int
     """Side of the images in pixels."""
@@ -37,8 +40,14 @@ class Generator(ABC):
         """``n`` latents as the sampler draws them: float32 (n, *latent_shape), the same for a seed."""
 
     @abstractmethod
-    def render(self, latents: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
-        """Images float32 (n, 3, size, size) in [0, 1]; ``offsets`` broadcasts against ``latents``."""
+    def render(
+        self, latents: torch.Tensor, offsets: Mapping[Target, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Images float32 (n, 3, size, size) in [0, 1] of latents (n, *latent_shape).
+
+        ``offsets`` are added to the named tensors: float32 (n, *shape of the tensor), one for each sample.
+        Differentiable in latents and offsets.
+        """
 
     def sample(self, n: int, seed: int) -> list[Image.Image]:
         """``n`` images of 8 bit, as a recipient of these weights would make them."""
@@ -55,17 +64,35 @@ class Adapter(ABC):
     def check(self, weights: Path) -> None:
         """Raise :class:`InputError`, naming file or tensor, unless ``weights`` is a whole sound model."""
 
+    def import_weights(self, weights: Path, work: Path) -> Path:  # noqa: ARG002
+        """The model folder to register: ``weights`` itself, or what it was converted to in ``work``."""
+        return weights
+
     @abstractmethod
-    def prepare(self, weights: Path, template: Path) -> None:
-        """Write the folder ``template``: the base model with zero tensors where a key's deltas go."""
+    def prepare(self, weights: Path, template: Path, basis: Basis) -> None:
+        """Write the folder ``template``: the base model as all copies under ``basis`` share it."""
 
     @abstractmethod
     def load(self, folder: Path) -> Generator:
         """Load a base model, template or copy."""
 
     @abstractmethod
-    def carrier(self, folder: Path) -> tuple[str, str]:
-        """(file in the template, tensor name) of the tensor that carries a latent offset."""
+    def fold(self, folder: Path, rows: NDArray[np.float32]) -> dict[Target, NDArray[np.float32]]:
+        """What an offset of the latent along each of ``rows`` (k, *latent_shape) is in weights.
+
+        Returns (k, *shape) for each tensor that changes.
+        """
+
+    def project(
+        self,
+        folder: Path,  # noqa: ARG002
+        rows: NDArray[np.float32],  # noqa: ARG002
+        mean: NDArray[np.float32],  # noqa: ARG002
+    ) -> dict[Target, NDArray[np.float32]]:
+        """The tensors that replace the latent's own part along orthonormal ``rows`` by that of ``mean``."""
+        raise InputError(
+            f"the latent of {self.name} cannot be projected in its weights.", "Use --scheme pca or learned."
+        )
 
 
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:

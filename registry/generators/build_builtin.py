@@ -21,6 +21,7 @@ from PIL import Image
 
 from registry.attribution import service
 from registry.fingerprints.basis import Basis
+from registry.fingerprints.quality import random_signs
 from registry.generators.adapters import Generator, get_adapter, to_images
 from registry.generators.photographs import load_images
 from registry.generators.train_latent_diffusion import new_scheduler
@@ -55,10 +56,7 @@ def write_pictures(generator: Generator, basis: Basis, latents: torch.Tensor, fo
     """``samples.png`` of the base model; ``copies.png``: base, a copy, and their amplified difference."""
     base = generator.render(latents[: GRID * GRID])
     grid(to_images(base), GRID).save(folder / "samples.png")
-    rng = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, (GRID, basis.bits), generator=rng).float() * 2 - 1
-    (directions,) = basis.directions.values()
-    offsets = basis.strength * torch.einsum("nk,k...->n...", signs, torch.from_numpy(directions))
+    offsets = basis.offsets(random_signs(GRID, basis.bits, seed=0))
     marked = generator.render(latents[:GRID], offsets)
     difference = ((marked - base[:GRID]) * AMPLIFIED + 0.5).clamp(0, 1)
     rows = [*to_images(base[:GRID]), *to_images(marked), *to_images(difference)]
@@ -100,8 +98,10 @@ def main(
     encoded = torch.load(trained / "training" / "latents.pt", weights_only=True)
     latents = torch.cat([encoded, service.draw_latents(generator, drawn, work)])
     digest = f"sha256:{manifest_digest(folder_manifest(fresh / 'model'))}"
-    carrier = adapter.carrier(fresh / "model")
-    basis = service.make_basis(generator, carrier, digest, latents, bits=bits, shift=shift, psnr=psnr)
+    directions = service.latent_directions(
+        adapter, fresh / "model", latents, digest, scheme="pca", bits=bits, shift=shift
+    )
+    basis = service.with_quality(generator, directions, latents, psnr)
     basis.save(fresh / "basis.safetensors")
     package = service.build_package(generator, basis, latents, foreign, steps, work)
     shutil.copytree(package, fresh / "network")

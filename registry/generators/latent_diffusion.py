@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DModel
 from diffusers.utils import logging as diffusers_logging
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from registry.attribution.network import FEATURES, STRIDE
 from registry.errors import InputError
+from registry.fingerprints.basis import Basis, Target
 from registry.generators import hallmark_vae
 from registry.generators.adapters import Adapter, Generator
 from registry.generators.hallmark_vae import FingerprintedAutoencoderKL
+from registry.generators.per_sample import per_sample
 from registry.progress import Progress
 
 diffusers_logging.set_verbosity_error()
@@ -33,6 +36,8 @@ STEPS = 25
 """Denoising steps of :meth:`LatentDiffusion.sample_latents`: DDIM changes little beyond."""
 BATCH = 64
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+FINGERPRINT = "fingerprint"
+"""The tensor of :class:`~registry.generators.hallmark_vae.FingerprintedAutoencoderKL` added to the latent."""
 FIRST_STAGES = ("vqvae", "vae")
 PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 CONVERT = 'Convert with diffusers: DiffusionPipeline.from_pretrained("old").save_pretrained("new").'
@@ -72,12 +77,19 @@ class LatentDiffusion(Generator):
             z = self.scheduler.step(predicted, t, z).prev_sample
         return z / self.first_stage.config.scaling_factor
 
-    @torch.no_grad()
-    def render(self, latents: torch.Tensor, offsets: torch.Tensor | None = None) -> torch.Tensor:
-        if offsets is not None:
-            latents = latents + offsets
-        decoded = [self.first_stage.decode(part).sample.float() for part in latents.split(BATCH)]
-        return torch.cat(decoded).add_(1).div_(2).clamp_(0, 1)
+    def render(
+        self, latents: torch.Tensor, offsets: Mapping[Target, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        by_name = {name: offset for (_, name), offset in (offsets or {}).items()}
+        decoded = []
+        for start in range(0, len(latents), BATCH):
+            part = {name: offset[start : start + BATCH] for name, offset in by_name.items()}
+            z = latents[start : start + BATCH]
+            if FINGERPRINT in part:
+                z = z + part.pop(FINGERPRINT)
+            with per_sample(self.first_stage, part):
+                decoded.append(self.first_stage.decode(z).sample.float())
+        return ((torch.cat(decoded) + 1) / 2).clamp(0, 1)
 
 
 def noise_seed(seed: int, index: int) -> int:
@@ -112,14 +124,16 @@ class LatentDiffusionAdapter(Adapter):
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{weights}: diffusers cannot load this model: {reason}") from error
 
-    def prepare(self, weights: Path, template: Path) -> None:
+    def prepare(self, weights: Path, template: Path, basis: Basis) -> None:
         shutil.copytree(weights, template)
+        if FINGERPRINT not in {name for _, name in basis.directions}:
+            return
         stage = _first_stage_folder(weights)
         model = AutoencoderKL.from_pretrained(weights / stage)
         side = model.config.sample_size >> (len(model.config.block_out_channels) - 1)
         carrier = torch.zeros(model.config.latent_channels, side, side)
         path = template / stage / WEIGHTS
-        save_file({**load_file(path), "fingerprint": carrier}, path, {"format": "pt"})
+        save_file({**load_file(path), FINGERPRINT: carrier}, path, {"format": "pt"})
         _edit(template / stage / "config.json", _class_name=FingerprintedAutoencoderKL.__name__)
         module = Path(hallmark_vae.__file__)
         shutil.copyfile(module, template / stage / module.name)
@@ -138,12 +152,13 @@ class LatentDiffusionAdapter(Adapter):
             _load_scheduler(folder / "scheduler"),
         )
 
-    def carrier(self, folder: Path) -> tuple[str, str]:
-        return f"{_first_stage_folder(folder)}/{WEIGHTS}", "fingerprint"
+    def fold(self, folder: Path, rows: NDArray[np.float32]) -> dict[Target, NDArray[np.float32]]:
+        """A latent offset that varies in space is no weight of a decoder: it is a tensor of its own."""
+        return {(f"{_first_stage_folder(folder)}/{WEIGHTS}", FINGERPRINT): rows}
 
 
 def _check_sizes(folder: Path, model: LatentDiffusion) -> None:
-    """The fingerprint lies on the latent grid, so both halves must agree on it; the network reads f = 4."""
+    """The fingerprint lies on the latent grid, so both halves must agree on it."""
     config = model.first_stage.config
     side = config.sample_size >> (len(config.block_out_channels) - 1)
     stage = (config.latent_channels, side, side)
@@ -151,11 +166,6 @@ def _check_sizes(folder: Path, model: LatentDiffusion) -> None:
         raise InputError(
             f"{folder}: the first stage's latent is {stage}, the diffusion model's {model.latent_shape}.",
             "Set sample_size in the first stage's config.json to the side of the images in pixels.",
-        )
-    if model.size != STRIDE * side or config.latent_channels > FEATURES:
-        raise InputError(
-            f"{folder}: a latent of {stage} for images of {model.size} pixels cannot be fingerprinted yet.",
-            f"First stages that shrink by {STRIDE}, with at most {FEATURES} latent channels, can.",
         )
 
 

@@ -100,14 +100,16 @@ def add_model(
         raise InputError(f"{name!r} is no model name.", "Use lower-case letters, digits, dots and dashes.")
     adapter = get_adapter(adapter_name)
     source = _resolve(weights)
-    adapter.check(source.weights)
-    manifest = folder_manifest(source.weights)
-    if inspect.MANIFEST in manifest:
-        raise InputError(f"{weights}: this is a copy ({inspect.MANIFEST}), not a base model.")
-    digest = manifest_digest(manifest)
-    with home.database.read() as session:
-        _refuse_duplicate(session, name, digest, options)
-    home.storage.put_folder(f"models/{digest}", source.weights)
+    with tempfile.TemporaryDirectory(prefix="hallmark-") as work:
+        folder = adapter.import_weights(source.weights, Path(work))
+        adapter.check(folder)
+        manifest = folder_manifest(folder)
+        if inspect.MANIFEST in manifest:
+            raise InputError(f"{weights}: this is a copy ({inspect.MANIFEST}), not a base model.")
+        digest = manifest_digest(manifest)
+        with home.database.read() as session:
+            _refuse_duplicate(session, name, digest, options)
+        home.storage.put_folder(f"models/{digest}", folder)
 
     secret = os.urandom(32)
     with home.database.write() as session:
@@ -366,7 +368,7 @@ def _basis(model: Model) -> str:
 def _store_template(storage: Storage, adapter: Adapter, model: Model, basis: Basis) -> None:
     with storage.local(base_name(model)) as base, tempfile.TemporaryDirectory(prefix="hallmark-") as work:
         template = Path(work) / "template"
-        adapter.prepare(base, template)
+        adapter.prepare(base, template, basis)
         storage.put_folder(f"templates/{basis.digest}", template)
 
 

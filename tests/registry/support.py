@@ -55,7 +55,7 @@ def make_tiny_model(folder: Path) -> TinyModel:
         strength=0.5,
         shift=32,
         model_digest=f"sha256:{manifest_digest(folder_manifest(weights))}",
-        directions={get_adapter("latent-diffusion").carrier(weights): rows.astype(np.float32)},
+        directions=get_adapter("latent-diffusion").fold(weights, rows.astype(np.float32)),
     )
     basis.save(folder / "basis.safetensors")
     network = folder / "network"

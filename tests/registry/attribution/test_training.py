@@ -12,7 +12,7 @@ from registry.attribution import service
 from registry.attribution.attacks import ATTACKS
 from registry.attribution.calibration import calibrate, reliability
 from registry.attribution.export import write_foreign, write_package
-from registry.attribution.network import AttributionNetwork
+from registry.attribution.network import AttributionNetwork, Resolution
 from registry.attribution.training import (
     FILL,
     RenderedImages,
@@ -34,18 +34,18 @@ def source(tiny: TinyModel) -> RenderedImages:
     generator = get_adapter("latent-diffusion").load(tiny.weights)
     latents = torch.randn((200, *generator.latent_shape), generator=torch.Generator().manual_seed(0)) * 0.1
     basis = Basis.load(tiny.basis)
-    return RenderedImages.of(generator, basis.with_strength(6.0, {}), latents)
+    return RenderedImages(generator, basis.with_strength(6.0, {}), latents)
 
 
 @pytest.fixture(scope="module")
 def trained(source: RenderedImages, tmp_path_factory: pytest.TempPathFactory) -> AttributionNetwork:
-    network = train_network(source, SIDE, tmp_path_factory.mktemp("work"), steps=150, renders=16)
+    network = train_network(source, tmp_path_factory.mktemp("work"), steps=150, renders=16)
     return network.eval()
 
 
 def test_each_image_carries_its_own_key(source: RenderedImages) -> None:
     images, bits = source.draw(6, torch.Generator().manual_seed(1))
-    assert bits.shape == (6, len(source.directions))
+    assert bits.shape == (6, source.basis.bits)
     assert set(bits.unique().tolist()) == {0.0, 1.0}
     again, same = source.draw(6, torch.Generator().manual_seed(1))
     assert torch.equal(bits, same)
@@ -82,7 +82,7 @@ def test_the_network_learns_the_key_and_its_package_reads_the_same(
 
     write_foreign(tmp_path, images[:3])
     foreign = np.load(tmp_path / "foreign.npz")["logits"]
-    assert foreign.shape == (3, len(source.directions))
+    assert foreign.shape == (3, source.basis.bits)
     assert foreign.dtype == np.int16
 
 
@@ -98,16 +98,16 @@ def test_evidence_is_stronger_for_the_true_key_than_chance(
 
 
 def test_training_goes_on_where_it_stopped(source: RenderedImages, tmp_path: Path) -> None:
-    train_network(source, SIDE, tmp_path, steps=2, renders=4)
+    train_network(source, tmp_path, steps=2, renders=4)
     assert torch.load(tmp_path / "network.pt", weights_only=True)["step"] == 2
-    train_network(source, SIDE, tmp_path, steps=4, renders=4)
+    train_network(source, tmp_path, steps=4, renders=4)
     assert torch.load(tmp_path / "network.pt", weights_only=True)["step"] == 4
 
 
 def test_calibration_makes_confidence_true(source: RenderedImages, trained: AttributionNetwork) -> None:
     images, bits = source.draw(200, torch.Generator().manual_seed(7))
     pixels = np.stack([whole(image, SIDE) for image in images])
-    boastful = AttributionNetwork(trained.bits, SIDE)
+    boastful = AttributionNetwork(trained.bits, Resolution(SIDE, SIDE // 4))
     boastful.load_state_dict(trained.state_dict())
     boastful.eval().head.weight.data.mul_(5)
     before = reliability(boastful, pixels, bits)["cross_entropy"][0]

@@ -1,0 +1,1 @@
+"""StyleGAN2: the network, its checkpoints, its adapter, its training."""
