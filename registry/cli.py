@@ -1,7 +1,7 @@
 """The ``registry`` command line.
 
-Exit codes: 0 done, 2 bad request or input, 3 stored data or a signature does not hold, 4 internal error,
-130 interrupted. Whatever needs torch is imported by the commands that use it.
+Exit codes: 0 done, 1 `trace` named no copy, 2 bad request or input, 3 stored data or a signature does
+not hold, 4 internal error, 130 interrupted. Whatever needs torch is imported by the commands that use it.
 """
 
 from __future__ import annotations
@@ -125,9 +125,15 @@ def model() -> None:
 
 @model.command("add")
 @click.argument("name")
-@click.option("--adapter", required=True, help="Architecture of the generator, e.g. latent-diffusion.")
-@click.option("--weights", required=True, metavar="PATH", help="Model folder, or builtin:NAME@VERSION.")
-@click.option("--scheme", type=click.Choice(["pca"]), help="Where the fingerprint's directions come from.")
+@click.option("--adapter", required=True, help="Architecture: latent-diffusion or stylegan2.")
+@click.option(
+    "--weights", required=True, metavar="PATH", help="Model folder or file, or builtin:NAME@VERSION."
+)
+@click.option(
+    "--scheme",
+    metavar="pca|pca-projected|learned",
+    help="Where the fingerprint's directions come from.",
+)
 @click.option("--bits", type=int, metavar="K", help="Length of a key, a multiple of 8.")
 @click.option("--strength", type=float, metavar="S", help="Strength of the fingerprint.")
 @click.option("--shift", type=int, metavar="N", help="First principal component used.")
@@ -229,6 +235,85 @@ def model_train(name: str, data: Path | None, steps: int | None) -> None:
         work.mkdir(parents=True, exist_ok=True)
         attribution.train(home.database, home.storage, trained, data=data, steps=steps, work=work)
     click.echo(f"Model {trained.label} is ready for issuing.")
+
+
+@model.command("study")
+@click.argument("name")
+@click.option("--schemes", default="", metavar="LIST", help="Schemes, by commas [default: pca].")
+@click.option(
+    "--shifts",
+    default="",
+    metavar="LIST",
+    help="First principal component used: numbers, or first, middle, last [default: these three].",
+)
+@click.option("--bits", default="", metavar="LIST", help="Lengths of a key, k [default: 64,256].")
+@click.option("--strengths", default="", metavar="LIST", help="Strengths, sigma [default: by --psnrs].")
+@click.option(
+    "--psnrs",
+    default="",
+    metavar="LIST",
+    help="Quality targets in dB from which the strengths are found [default: 32,36].",
+)
+@click.option(
+    "--points",
+    multiple=True,
+    metavar="SCHEME:SHIFT:K:SIGMA",
+    help="One point in place of the grid, such as pca:448:64:0.5 or pca:last:64:34dB; may be repeated.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=300, show_default=True, help="Training steps of a network."
+)
+@click.option(
+    "--images", type=click.IntRange(20), default=200, show_default=True, help="Images measured at each point."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Photographs (folder or zip) for Frechet distances to them.",
+)
+@click.option("--out", type=OUT, metavar="FILE", help="The report [default: NAME-study.html].")
+@home_option
+@json_option
+def model_study(
+    name: str,
+    schemes: str,
+    shifts: str,
+    bits: str,
+    strengths: str,
+    psnrs: str,
+    points: tuple[str, ...],
+    steps: int,
+    images: int,
+    data: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure what shift, strength and k of a fingerprint on model NAME cost and buy; write a report.
+
+    Every combination gets a basis and a small attribution network and is measured before and after the
+    attacks of the latent-fingerprint paper. Ctrl-C keeps what was done; the same command goes on from
+    there, and a wider one trains only what is new.
+    """
+    from registry.attribution.study import measuring
+    from registry.attribution.study.plan import Sweep
+    from registry.attribution.study.report import write_report
+
+    report = out or Path(f"{name.replace('@', '-')}-study.html").resolve()
+    if report.is_dir() or not report.parent.is_dir():
+        raise InputError(
+            f"{report}: no file can be written there.", "Give --out a file in a folder that exists."
+        )
+    if data is not None and not data.exists():
+        raise InputError(f"{data}: no such file or folder.", "Give --data a folder or zip of photographs.")
+    sweep = Sweep(schemes, shifts, bits, strengths, psnrs, points, steps, images)
+    with opened() as home:
+        found = measuring.run(home, name, sweep, data=data, say=lambda line: click.echo(line, err=True))
+    write_report(found, report)
+    if as_json:
+        print_json(found.document())
+        return
+    click.echo(f"Take {found.recommended}. {found.recommendation.reason}")
+    click.echo(f"The report is {report}.")
 
 
 @model.command("export")
@@ -371,6 +456,91 @@ def sample(copy_folder: Path, count: int, out: Path, seed: int | None, as_json: 
         print_json({"seed": chosen, "images": [str(path) for path in written]})
     else:
         click.echo(f"{count} images are in {out} (seed {chosen}).")
+
+
+@cli.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--model", "model_name", required=True, metavar="NAME", help="The model that made the image.")
+@click.option("--steps", type=click.IntRange(1), default=2000, show_default=True, help="Steps of each start.")
+@click.option("--starts", type=click.IntRange(1), default=20, show_default=True, help="Number of starts.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option(
+    "--lpips",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Weights of VGG-16 or AlexNet for the loss LPIPS [default: torch's cache, else a structural loss].",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    help="Where the search is kept [default: the model's training].",
+)
+@click.option("--out", type=OUT, metavar="FILE", help="Write the result (JSON) here too.")
+@home_option
+@json_option
+def invert(
+    image: Path,
+    model_name: str,
+    steps: int,
+    starts: int,
+    seed: int,
+    lpips: Path | None,
+    work: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Attribute IMAGE by synthesis: search the latent and the key of model NAME that make it again.
+
+    The slow second opinion of the latent-fingerprint paper: minutes to hours where the network takes
+    milliseconds. Ctrl-C keeps what was done; the same command goes on from there.
+    """
+    from registry.attribution import inversion
+
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder.", "Give --out a file in a folder that exists.")
+    settings = inversion.Settings(steps, starts, seed)
+    with opened() as home:
+        found = inversion.invert(home, image, model_name, settings, lpips=lpips, work=work)
+    if out is not None:
+        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        print_json(found)
+        return
+    for line in inversion.summary(found):
+        click.echo(line)
+
+
+@cli.command("trace")
+@click.argument("suspect", metavar="FILE|FOLDER", type=click.Path(path_type=Path))
+@click.option("--model", "model_name", metavar="NAME", help="Only this model [default: all that fit].")
+@click.option(
+    "--alpha",
+    default=1e-6,
+    show_default=True,
+    help="Bound on the probability that this run names anyone falsely.",
+)
+@home_option
+@json_option
+def trace_weights(suspect: Path, model_name: str | None, alpha: float, as_json: bool) -> int:
+    """Tell whose copy the weights in FILE or FOLDER are.
+
+    Reads model folders, safetensors files and PyTorch checkpoints (without running code in them), under
+    whatever names: as they were delivered, or rounded, pruned, fine-tuned, converted or mixed from several
+    copies. The certificate inside is checked too, but the weights decide.
+
+    Exit codes: 0 attributed, 1 not attributed, 2 bad request or input, 3 stored data does not hold,
+    4 internal error, 130 interrupted.
+    """
+    from registry.copies import trace
+
+    with opened() as home, shown("keys") as progress:
+        found = trace.trace(home, suspect, model_name, alpha, progress)
+    if as_json:
+        print_json(found.document())
+    else:
+        for row in trace.rows(found):
+            click.echo(row.plain())
+    return 0 if found.attributed else 1
 
 
 @cli.command()

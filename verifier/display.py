@@ -87,8 +87,8 @@ def _image(entry: ImageEntry, attributed: bool) -> str:
     if not attributed or entry.log10_p is None:
         return entry.path
     without = entry.log10_p_without
-    rest = "" if without is None else f", p of the others without it {_power(without)}"
-    return f"{entry.path}: p {_power(entry.log10_p)}{rest}"
+    rest = "" if without is None else f", p of the others without it {power(without)}"
+    return f"{entry.path}: p {power(entry.log10_p)}{rest}"
 
 
 def _copy_rows(copy: CopyEntry, finding: Finding, bundle: Bundle) -> Iterator[Row]:
@@ -103,7 +103,7 @@ def _copy_rows(copy: CopyEntry, finding: Finding, bundle: Bundle) -> Iterator[Ro
     yield Row("files", f"SHA-256 {copy.sha256}" if copy.sha256 else "never delivered in full")
     yield Row(
         "evidence",
-        f"p {_power(copy.log10_p)} for one key, {_power(copy.log10_p_family)} for all; "
+        f"p {power(copy.log10_p)} for one key, {power(copy.log10_p_family)} for all; "
         f"{copy.matching_bits} of {finding.evidence.bits} bits match",
     )
 
@@ -134,7 +134,7 @@ def inspection_rows(inspection: Inspection) -> list[Row]:
     return rows
 
 
-def _power(log10_p: float) -> str:
+def power(log10_p: float) -> str:
     """A probability from its logarithm, rounded up: never smaller than what was proved."""
     import math
 

@@ -194,7 +194,7 @@ def _inspect_file(path: Path) -> tuple[Certificate, Ed25519PublicKey]:
     if CERTIFICATE_METADATA not in metadata:
         raise InputError(
             f"{path} carries no Hallmark certificate.",
-            "It is not from a copy, or its metadata was removed; `registry trace` can read the weights.",
+            "It is not from a copy, or its metadata was removed; `registry trace` tells by the weights.",
         )
     try:
         key = _public_key(metadata.get(PUBLIC_KEY_METADATA))
@@ -218,7 +218,10 @@ def read_metadata(path: Path) -> dict[str, str]:
     except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
-        raise InputError(f"{path} is no safetensors file.", "Give the copy's folder or a .safetensors file.")
+        raise InputError(
+            f"{path} is no safetensors file.",
+            "Give the copy's folder or a .safetensors file; `registry trace` reads other formats.",
+        )
     metadata = header.get("__metadata__", {})
     return {str(k): str(v) for k, v in metadata.items()} if isinstance(metadata, dict) else {}
 

@@ -7,6 +7,7 @@ Every stage leaves its result in ``work``, so that an interrupted training conti
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,21 +29,18 @@ from registry.attribution.training import (
 )
 from registry.db import Database
 from registry.fingerprints.basis import Basis
-from registry.fingerprints.pca import principal_rows
+from registry.fingerprints.pca import LATENTS, chosen_rows, components, principal_rows
 from registry.fingerprints.quality import choose_strength, copy_psnr
 from registry.generators import service as generators
 from registry.generators.adapters import Adapter, Generator, get_adapter, to_images
 from registry.generators.models import Model
-from registry.generators.photographs import load_images
+from registry.generators.photographs import encoding_crop, load_images
 from registry.interrupts import between_steps
 from registry.progress import progress
 from registry.storage import Storage
 
-LATENTS = 10_000
-"""Latents drawn from the sampler for basis and training, as the paper draws them."""
 HELD_OUT = 1_000
 """Further latents, for choosing the strength, calibration and the card's figures."""
-BITS = 256
 PSNR_DB = 34.3
 STEPS = 6_000
 CALIBRATION_VIEWS = 4
@@ -57,35 +55,52 @@ def train(
     """Give ``model`` its basis, if it has none, and its next attribution network.
 
     ``data`` is a folder or zip of photographs that no registered model made: keys are screened against
-    them, besides images of the base model and synthetic extremes. ``work`` keeps what is done so far.
+    them, besides images of the base model and synthetic extremes. Their encodings are the latents of a
+    generator that has no sampler at hand or a slow one. ``work`` keeps what is done so far.
     """
     photographs = load_images(data) if data is not None else []
     work.mkdir(parents=True, exist_ok=True)
     adapter = get_adapter(model.adapter)
     with storage.local(generators.base_name(model)) as folder:
         generator = adapter.load(folder)
-        latents = draw_latents(generator, LATENTS + HELD_OUT, work)
+        latents = draw_latents(generator, LATENTS + HELD_OUT, work, photographs)
         if model.basis is not None:
             with storage.local(generators.basis_name(model)) as path:
                 basis = Basis.load(path)
         else:
             basis = _basis(adapter, folder, generator, model, latents, work)
-    package = build_package(generator, basis, latents, photographs, steps or STEPS, work)
+        copies = copies_generator(adapter, folder, generator, basis)
+    package = build_package(copies, basis, latents, photographs, steps or STEPS, work, base=generator)
     with database.write() as session:
         if model.basis is None:
             generators.install_basis(session, storage, model, work / "basis.safetensors")
         generators.install_network(session, storage, model, package)
 
 
-def draw_latents(generator: Generator, n: int, work: Path) -> torch.Tensor:
-    """``n`` latents of the generator's own sampler, kept in ``work`` chunk by chunk."""
+def draw_latents(
+    generator: Generator, n: int, work: Path, photographs: Sequence[Image.Image] = ()
+) -> torch.Tensor:
+    """``n`` latents of the generator's own sampler, kept in ``work`` chunk by chunk.
+
+    A generator that cannot sample, or only slowly, encodes crops of ``photographs`` instead, if there are
+    any; the title of the progress bar says so. :class:`InputError` where neither is possible.
+    """
+    obstacle = generator.sampling_obstacle()
+    encoding = bool(photographs) and (obstacle is not None or generator.slow_sampling)
+    if obstacle is not None and not encoding:
+        raise obstacle
+    title = "encoding photographs" if encoding else "drawing latents"
+    mixed = [photographs[i] for i in np.random.default_rng(0).permutation(len(photographs))]
     chunks = []
-    with progress("drawing latents", n) as bar, between_steps() as check:
+    with progress(title, n) as bar, between_steps() as check:
         for start in range(0, n, CHUNK):
             check()
-            path = work / f"latents-{start:06d}.safetensors"
+            path = work / f"{'encoded' if encoding else 'latents'}-{start:06d}.safetensors"
             if not path.exists():
-                drawn = generator.sample_latents(CHUNK, seed=start)
+                if encoding:
+                    drawn = _encoded(generator, mixed, start, n)
+                else:
+                    drawn = generator.sample_latents(CHUNK, seed=start)
                 partial = path.with_suffix(".partial")
                 save_file({"latents": drawn}, partial)
                 partial.replace(path)
@@ -94,20 +109,38 @@ def draw_latents(generator: Generator, n: int, work: Path) -> torch.Tensor:
     return torch.cat(chunks)[:n]
 
 
+def _encoded(generator: Generator, photographs: Sequence[Image.Image], start: int, n: int) -> torch.Tensor:
+    """Encodings of the crops ``start .. start + CHUNK`` of ``n`` in all."""
+    indices = range(start, min(start + CHUNK, n))
+    crops = [np.asarray(encoding_crop(photographs, index, n, generator.size)) for index in indices]
+    return generator.encode(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255)
+
+
 def _basis(
     adapter: Adapter, folder: Path, generator: Generator, model: Model, latents: torch.Tensor, work: Path
 ) -> Basis:
     path = work / "basis.safetensors"
     if path.exists():
         return Basis.load(path)
-    bits = model.bits or BITS
-    shift = latents[0].numel() - bits if model.shift is None else model.shift
+    scheme = model.scheme or adapter.schemes[0]
+    bits, shift = chosen_rows(components(latents.shape[1:]), model.bits, model.shift, adapter.bits)
     directions = latent_directions(
-        adapter, folder, latents, model.digest_text, scheme=model.scheme or "pca", bits=bits, shift=shift
+        adapter, folder, latents, model.digest_text, scheme=scheme, bits=bits, shift=shift
     )
-    basis = with_quality(generator, directions, latents, model.psnr or PSNR_DB, model.strength)
+    copies = copies_generator(adapter, folder, generator, directions)
+    basis = with_quality(copies, directions, latents, model.psnr or PSNR_DB, model.strength, base=generator)
     basis.save(path)
     return basis
+
+
+def copies_generator(adapter: Adapter, folder: Path, base: Generator, basis: Basis) -> Generator:
+    """What renders copies under ``basis``: ``base``, or the template where tensors of it are replaced."""
+    if not basis.replaced:
+        return base
+    with tempfile.TemporaryDirectory(prefix="hallmark-") as work:
+        template = Path(work) / "template"
+        adapter.prepare(folder, template, basis)
+        return adapter.load(template)
 
 
 def latent_directions(
@@ -131,13 +164,21 @@ def latent_directions(
 
 
 def with_quality(
-    generator: Generator, basis: Basis, latents: torch.Tensor, psnr: float, strength: float | None = None
+    generator: Generator,
+    basis: Basis,
+    latents: torch.Tensor,
+    psnr: float,
+    strength: float | None = None,
+    base: Generator | None = None,
 ) -> Basis:
-    """``basis`` at the strength that reaches ``psnr`` dB on held-out latents, or at the one given."""
+    """``basis`` at the strength that reaches ``psnr`` dB on held-out latents, or at the one given.
+
+    ``generator`` renders the copies, ``base`` the images they are compared with where that is another.
+    """
     held_out = latents[-HELD_OUT:][:500]
     if strength is None:
-        return choose_strength(generator, basis, held_out, psnr)
-    reached = float(copy_psnr(generator, basis.with_strength(strength, {}), held_out).mean())
+        return choose_strength(generator, basis, held_out, psnr, base)
+    reached = float(copy_psnr(generator, basis.with_strength(strength, {}), held_out, base).mean())
     return basis.with_strength(strength, {"psnr_db": round(reached, 3)})
 
 
@@ -148,15 +189,19 @@ def build_package(
     photographs: Sequence[Image.Image],
     steps: int,
     work: Path,
+    base: Generator | None = None,
 ) -> Path:
-    """Train, calibrate, measure and export; returns the package's folder in ``work``."""
+    """Train, calibrate, measure and export; returns the package's folder in ``work``.
+
+    ``generator`` renders the copies, ``base`` unmarked images where that is another.
+    """
     network = train_network(RenderedImages(generator, basis, latents[:-HELD_OUT]), work, steps)
     network.eval()
     held_out = latents[-HELD_OUT:]
     figures = calibrate_and_measure(network, RenderedImages(generator, basis, held_out))
     package = work / "package"
     write_package(network, package, basis.digest, figures)
-    own = to_images(generator.render(held_out[:OWN_IMAGES]))
+    own = to_images((base or generator).render(held_out[:OWN_IMAGES]))
     write_foreign(package, foreign_images(own, photographs, generator.size))
     return package
 

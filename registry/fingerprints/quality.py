@@ -2,6 +2,9 @@
 
 psnr = copy_psnr(generator, basis, latents)                      # dB, one for each latent
 basis = choose_strength(generator, basis, latents, target_db=34.3)
+
+``generator`` renders copies; where the basis replaces tensors of the base model, so that copies are
+rendered by another than the base's, ``base`` is the latter.
 """
 
 from __future__ import annotations
@@ -31,13 +34,22 @@ def random_signs(n: int, bits: int, seed: int) -> torch.Tensor:
     return torch.randint(0, 2, (n, bits), generator=rng).float() * 2 - 1
 
 
-def copy_psnr(generator: Generator, basis: Basis, latents: torch.Tensor) -> torch.Tensor:
+def copy_psnr(
+    generator: Generator, basis: Basis, latents: torch.Tensor, base: Generator | None = None
+) -> torch.Tensor:
     """PSNR in dB between a copy's and the base model's image of each latent, a random key for each."""
     signs = random_signs(len(latents), basis.bits, seed=0)
-    return psnr_db(generator.render(latents, basis.offsets(signs)), generator.render(latents))
+    marked = generator.render(latents, basis.offsets(signs))
+    return psnr_db(marked, (base or generator).render(latents))
 
 
-def choose_strength(generator: Generator, basis: Basis, latents: torch.Tensor, target_db: float) -> Basis:
+def choose_strength(
+    generator: Generator,
+    basis: Basis,
+    latents: torch.Tensor,
+    target_db: float,
+    base: Generator | None = None,
+) -> Basis:
     """``basis`` at the strength whose mean PSNR over ``latents`` is ``target_db``, the figure noted in it.
 
     Steps on a logarithmic scale (halving the strength adds about 6 dB), on an eighth of the latents
@@ -46,10 +58,11 @@ def choose_strength(generator: Generator, basis: Basis, latents: torch.Tensor, t
     strength, reached = basis.strength, math.nan
     with progress("strength", STRENGTH_STEPS) as bar:
         for part in (latents[: max(1, len(latents) // 8)], latents):
-            signs, base = random_signs(len(part), basis.bits, seed=0), generator.render(part)
+            signs = random_signs(len(part), basis.bits, seed=0)
+            unmarked = (base or generator).render(part)
             for step in range(STRENGTH_STEPS):
                 offsets = basis.with_strength(strength, {}).offsets(signs)
-                reached = float(psnr_db(generator.render(part, offsets), base).mean())
+                reached = float(psnr_db(generator.render(part, offsets), unmarked).mean())
                 bar.update(step + 1, strength=strength, psnr_db=reached)
                 if abs(reached - target_db) < TOLERANCE_DB:
                     break

@@ -13,6 +13,7 @@ loads templates, bases and copies alike. It also knows what an offset of the lat
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +25,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from registry.errors import InputError
-from registry.fingerprints.basis import Basis, Target
+from registry.fingerprints.basis import SCHEMES, Basis, Target
 from registry.progress import Progress
+
+ADAPTERS = {
+    "latent-diffusion": "registry.generators.latent_diffusion:LatentDiffusionAdapter",
+    "stylegan2": "registry.generators.stylegan2.adapter:StyleGAN2Adapter",
+}
+"""Where each adapter lives: its libraries are loaded when it is asked for, and no others."""
+PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+"""Endings of files that may hold code; no model folder may contain them."""
 
 
 class Generator(ABC):
@@ -34,6 +43,19 @@ class Generator(ABC):
     size: int
     """Side of the images in pixels."""
     latent_shape: tuple[int, ...]
+    slow_sampling: bool = False
+    """Whether drawing thousands of latents takes days, so that encoded photographs serve better."""
+
+    def sampling_obstacle(self) -> InputError | None:
+        """Why :meth:`sample_latents` cannot draw (a part or a library is missing); ``None`` where it can."""
+        return None
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Latents float32 (n, *latent_shape) of images (n, 3, size, size) in [0, 1].
+
+        :class:`InputError` where the generator has no encoder.
+        """
+        raise InputError("this generator has no encoder for photographs.")
 
     @abstractmethod
     def sample_latents(self, n: int, seed: int, bar: Progress | None = None) -> torch.Tensor:
@@ -59,6 +81,10 @@ class Adapter(ABC):
     """One generator architecture."""
 
     name: ClassVar[str]
+    schemes: ClassVar[tuple[str, ...]] = tuple(scheme for scheme in SCHEMES if scheme != "pca-projected")
+    """The fingerprint schemes that its weights allow, the default first."""
+    bits: ClassVar[int] = 256
+    """Length of a key where none is asked for."""
 
     @abstractmethod
     def check(self, weights: Path) -> None:
@@ -75,6 +101,10 @@ class Adapter(ABC):
     @abstractmethod
     def load(self, folder: Path) -> Generator:
         """Load a base model, template or copy."""
+
+    def latent_shape(self, folder: Path) -> tuple[int, ...]:
+        """Shape of one latent of a checked model."""
+        return self.load(folder).latent_shape
 
     @abstractmethod
     def fold(self, folder: Path, rows: NDArray[np.float32]) -> dict[Target, NDArray[np.float32]]:
@@ -95,6 +125,11 @@ class Adapter(ABC):
         )
 
 
+def noise_seed(seed: int, index: int) -> int:
+    """The torch seed of image ``index``; hashed to 32 bits, since torch ignores the higher ones on a CPU."""
+    return int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
+
+
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:
     """Pillow images of float pixels (n, 3, h, w) in [0, 1], rounded to 8 bit."""
     rounded = pixels.mul(255).round_().clamp_(0, 255).byte().permute(0, 2, 3, 1)
@@ -107,9 +142,8 @@ def _array(tensor: torch.Tensor) -> NDArray:  # type: ignore[type-arg]
 
 def get_adapter(name: str) -> Adapter:
     """The adapter called ``name``; :class:`InputError` lists the known ones."""
-    from registry.generators.latent_diffusion import LatentDiffusionAdapter
-
-    adapters = {adapter.name: adapter for adapter in (LatentDiffusionAdapter,)}
-    if name not in adapters:
-        raise InputError(f"unknown adapter {name!r}.", f"Known: {', '.join(sorted(adapters))}.")
-    return adapters[name]()
+    if name not in ADAPTERS:
+        raise InputError(f"unknown adapter {name!r}.", f"Known: {', '.join(sorted(ADAPTERS))}.")
+    module, _, kind = ADAPTERS[name].partition(":")
+    adapter: Adapter = getattr(importlib.import_module(module), kind)()
+    return adapter

@@ -68,7 +68,7 @@ def write_pictures(generator: Generator, basis: Basis, latents: torch.Tensor, fo
 @click.option("--photographs", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-@click.option("--bits", default=service.BITS, show_default=True)
+@click.option("--bits", default=get_adapter(ADAPTER).bits, show_default=True)
 @click.option("--shift", type=int, required=True)
 @click.option("--psnr", default=service.PSNR_DB, show_default=True)
 @click.option("--steps", default=service.STEPS, show_default=True)

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 from registry.errors import InputError
 
+SMALLEST_CROP = 0.6
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
@@ -76,6 +77,20 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
+
+
+def encoding_crop(images: Sequence[Image.Image], index: int, of: int, size: int) -> Image.Image:
+    """The ``index``-th of ``of`` random squares of ``size`` pixels out of ``images``, each of which serves
+    for one stretch of the indices: the last squares show images that the first do not.
+
+    Squares are mirrored at random, with a side of ``SMALLEST_CROP`` or more of the image's shorter one.
+    """
+    image = images[index * len(images) // of]
+    rng = np.random.default_rng((1, index))
+    side = min(image.size) * rng.uniform(SMALLEST_CROP, 1)
+    left, top = (rng.uniform(0, whole - side) for whole in image.size)
+    square = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    return ImageOps.mirror(square) if rng.random() < 0.5 else square
 
 
 def random_crops(photographs: torch.Tensor, size: int, smallest: float, rng: torch.Generator) -> torch.Tensor:

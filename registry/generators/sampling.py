@@ -14,8 +14,10 @@ from registry.errors import InputError
 from registry.storage import atomic_folder
 from verifier.inspect import MANIFEST
 
-ADAPTER_MARKS = {"model_index.json": "latent-diffusion"}
+ADAPTER_MARKS = {"model_index.json": "latent-diffusion", "generator.safetensors": "stylegan2"}
 """Files by which the adapter of a folder without ``hallmark.json`` is known."""
+FIRST_STAGES = ("AutoencoderKL", "VQModel")
+"""Classes by whose ``config.json`` a bare first stage is known; its own library is not loaded for that."""
 
 
 def sample_to_folder(copy: Path, count: int, seed: int, out: Path) -> list[Path]:
@@ -45,6 +47,17 @@ def adapter_of(folder: Path) -> str:
     for mark, adapter in ADAPTER_MARKS.items():
         if (folder / mark).is_file():
             return adapter
+    if _is_first_stage(folder / "config.json"):
+        return "latent-diffusion"
     raise InputError(
         f"{folder}: neither a copy ({MANIFEST}) nor a known model folder ({', '.join(ADAPTER_MARKS)})."
     )
+
+
+def _is_first_stage(config: Path) -> bool:
+    """Whether a bare autoencoder lies beside ``config``, which then names its class."""
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return kind in FIRST_STAGES

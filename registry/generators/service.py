@@ -29,7 +29,7 @@ from registry.accounts import service as accounts
 from registry.attribution.models import NetworkVersion
 from registry.db import stream, unix_now
 from registry.errors import InputError, IntegrityError, StateError
-from registry.fingerprints.basis import Basis
+from registry.fingerprints.basis import SCHEMES, Basis
 from registry.generators.models import Model
 from registry.home import Home
 from registry.identity import signature_bytes, signature_text
@@ -54,8 +54,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 class SchemeOptions:
     """How a model is to be fingerprinted; what is ``None`` is left to the builtin or the training.
 
-    ``bits`` is a multiple of 8; ``strength`` the sigma of METHOD section 2, or else ``psnr`` the quality
-    target in dB that chooses it; ``shift`` the first principal component used.
+    ``scheme`` is one of ``SCHEMES``; ``bits`` is a multiple of 8; ``strength`` the sigma of METHOD
+    section 2, or else ``psnr`` the quality target in dB that chooses it; ``shift`` the first principal
+    component used.
     """
 
     scheme: str | None = None
@@ -66,6 +67,8 @@ class SchemeOptions:
 
     def check(self) -> None:
         """:class:`InputError` for a value that cannot be meant."""
+        if self.scheme is not None and self.scheme not in SCHEMES:
+            raise InputError(f"--scheme {self.scheme}: unknown.", f"Give one of {', '.join(SCHEMES)}.")
         if self.bits is not None and (self.bits % 8 or not 8 <= self.bits <= 2000):
             raise InputError(f"--bits {self.bits}: give a multiple of 8 from 8 to 2000.")
         if self.strength is not None and not 0 < self.strength < 1e6:
@@ -103,6 +106,7 @@ def add_model(
     with tempfile.TemporaryDirectory(prefix="hallmark-") as work:
         folder = adapter.import_weights(source.weights, Path(work))
         adapter.check(folder)
+        _check_scheme(adapter, folder, options)
         manifest = folder_manifest(folder)
         if inspect.MANIFEST in manifest:
             raise InputError(f"{weights}: this is a copy ({inspect.MANIFEST}), not a base model.")
@@ -282,6 +286,20 @@ def _resolve(weights: str) -> _Source:
     if not Path(weights).exists():
         raise InputError(f"{weights}: no such file or folder.", "Give a folder, or builtin:NAME@VERSION.")
     return _Source(Path(weights))
+
+
+def _check_scheme(adapter: Adapter, folder: Path, options: SchemeOptions) -> None:
+    """Refuse what the architecture cannot carry now, not after hours of drawing latents."""
+    from registry.fingerprints.pca import chosen_rows, components
+
+    scheme = options.scheme or adapter.schemes[0]
+    if scheme not in adapter.schemes:
+        raise InputError(
+            f"--scheme {scheme}: not possible with {adapter.name}.",
+            f"Give one of {', '.join(adapter.schemes)}.",
+        )
+    if scheme != "learned":
+        chosen_rows(components(adapter.latent_shape(folder)), options.bits, options.shift, adapter.bits)
 
 
 def _refuse_duplicate(session: Session, name: str, digest: str, options: SchemeOptions) -> None:

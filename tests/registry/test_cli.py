@@ -156,7 +156,7 @@ def test_home_is_accepted_before_and_after_the_command(registry: Registry, tmp_p
         (["model", "add", "m", "--adapter", "latent-diffusion", "--weights", ".", "--bits", "7"], "--bits 7"),
         (
             ["model", "add", "m", "--adapter", "latent-diffusion", "--weights", ".", "--scheme", "x"],
-            "'x' is not",
+            "--scheme x: unknown",
         ),
         (["model", "train", "none"], "no model none"),
         (["model", "train", MODEL, "--data", "none"], "none: no such file"),

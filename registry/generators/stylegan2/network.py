@@ -45,20 +45,22 @@ class Layout:
         return 4 << (len(self.channels) - 1)
 
     @classmethod
-    def of(cls, state: Mapping[str, torch.Tensor]) -> Layout:
+    def of(cls, state: Mapping[str, torch.Tensor], where: str = "the state dict") -> Layout:
         """Read off a state dict; :class:`InputError` names the tensor that is missing or misshapen."""
-        try:
-            first = state["conv1.conv.weight"]
-            channels = [first.shape[1]]
-            while (name := f"convs.{2 * len(channels) - 2}.conv.weight") in state:
-                channels.append(state[name].shape[1])
-            layers = sum(name.startswith("style.") and name.endswith(".weight") for name in state)
-            return cls(state["conv1.conv.modulation.weight"].shape[1], layers, tuple(channels))
-        except (KeyError, IndexError) as error:
-            raise InputError(
-                f"not a StyleGAN2 generator: tensor {error} is missing or misshapen.",
-                "Checkpoints of rosinality's layout are known (its training script writes them).",
-            ) from None
+
+        def second(name: str, dimensions: int) -> int:
+            if name not in state or state[name].dim() != dimensions:
+                raise InputError(
+                    f"{where}: no StyleGAN2 generator: tensor {name} is missing or misshapen.",
+                    "Checkpoints of rosinality's stylegan2-pytorch are known.",
+                )
+            return state[name].shape[1]
+
+        channels = [second("conv1.conv.weight", 5)]
+        while (name := f"convs.{2 * len(channels) - 2}.conv.weight") in state:
+            channels.append(second(name, 5))
+        layers = sum(name.startswith("style.") and name.endswith(".weight") for name in state)
+        return cls(second("conv1.conv.modulation.weight", 2), layers, tuple(channels))
 
     @classmethod
     def config_f(cls, size: int, channel_multiplier: int = 2) -> Layout:
@@ -147,7 +149,10 @@ class ModulatedConv(nn.Module):
             self.blur = Blur(4.0, (1, 1))
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        style = self.modulation(w)
+        with torch.autocast(x.device.type, enabled=False):  # styles carry the key: in full
+            style = self.modulation(w.float())
+            if self.demodulate:
+                power = style.square() @ (self.weight[0].float() * self.scale).square().sum((2, 3)).T
         weight = self.weight[0] * self.scale
         x = x * style[:, :, None, None].to(x.dtype)
         if self.up:
@@ -155,7 +160,6 @@ class ModulatedConv(nn.Module):
         else:
             x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if self.demodulate:
-            power = style.float().square() @ weight.float().square().sum((2, 3)).T
             x = x * torch.rsqrt(power + 1e-8)[:, :, None, None].to(x.dtype)
         return x
 

@@ -116,8 +116,8 @@ def misshapen(model: Path) -> str:
 
 def of_another_class(model: Path) -> str:
     config = json.loads((model / "vqvae" / "config.json").read_text())
-    (model / "vqvae" / "config.json").write_text(json.dumps({**config, "_class_name": "VQModel"}))
-    return "VQModel"
+    (model / "vqvae" / "config.json").write_text(json.dumps({**config, "_class_name": "AutoencoderTiny"}))
+    return "AutoencoderTiny"
 
 
 def with_unknown_scheduler(model: Path) -> str:
