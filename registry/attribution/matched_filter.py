@@ -1,6 +1,6 @@
 """The attribution network of learned bases on an autoencoder: one step of the inversion, in one pass.
 
-    network = MatchedFilterNetwork(first_stage, basis_targets, directions, size=64)
+    network = MatchedFilterNetwork(first_stage, filters, size=64)
     logits = network(pixels)                      # uint8 (n, size, size, 3) -> (n, bits)
 
 A copy's weights shift the image off what the base decoder can produce. So the network encodes the image,
@@ -16,7 +16,9 @@ the bits, which starts as the matched filter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,14 +26,21 @@ import torch.nn.functional as F
 from torch import nn
 
 BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)
+FILL = 128
+"""The grey of the canvas around a window, as :mod:`verifier.network` lays it out."""
+EDGE = 9
+"""Side in pixels of what is left out around every pixel of a grey area."""
+FIRST_SCALE = 0.2
+"""Of the logits before training. On marked images the filters spread five times as wide as on the base
+model's, since the other bits are noise to each; their mean shift is half of that."""
 
 
 class Pullback:
     """A decoder's forward pass that remembers what its backward pass needs.
 
     ``forward`` returns the image; ``backward(cotangent)`` the inner products of the cotangent with the
-    derivative of the image with respect to every bias and normalisation weight of the up blocks and the output
-    layers: ``{name: (n, channels)}``, equal to automatic differentiation (see the test).
+    derivative of the image with respect to every bias and normalisation weight of the up blocks and the
+    output layers: ``{name: (n, channels)}``, equal to automatic differentiation (see the test).
     """
 
     def __init__(self, decoder: nn.Module) -> None:
@@ -112,7 +121,7 @@ class Pullback:
 def _norm_backward(
     norm: nn.GroupNorm, g: torch.Tensor, normalised: torch.Tensor, inverse: torch.Tensor
 ) -> torch.Tensor:
-    shape, groups = g.shape, (len(g), norm.num_groups, -1)
+    shape, groups = g.shape, (g.shape[0], norm.num_groups, -1)  # len() would fix the batch in an export
     g = (g * norm.weight[:, None, None]).reshape(groups)
     x = normalised.reshape(groups)
     g = g - g.mean(2, keepdim=True) - x * (g * x).mean(2, keepdim=True)
@@ -124,6 +133,16 @@ def high_pass(image: torch.Tensor) -> torch.Tensor:
     taps = torch.tensor(BINOMIAL, dtype=image.dtype) / sum(BINOMIAL)
     kernel = torch.outer(taps, taps).expand(image.shape[1], 1, 5, 5)
     return image - F.conv2d(F.pad(image, (2, 2, 2, 2), mode="reflect"), kernel, groups=image.shape[1])
+
+
+def shown(pixels: torch.Tensor) -> torch.Tensor:
+    """1 where the canvas shows the image, 0 on the grey around a window and near its edge: (n, 1, h, w).
+
+    What an autoencoder leaves of such an edge is stronger than any fingerprint.
+    """
+    grey = (pixels == FILL).all(3).unsqueeze(1).float()
+    inside = F.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False) > 1 - 1e-4
+    return 1 - F.max_pool2d(inside.float(), EDGE, stride=1, padding=EDGE // 2)
 
 
 class Whitening(nn.Module):
@@ -188,29 +207,50 @@ def statistics(
     pullback = Pullback(stage.decoder)
     residual = x - pullback.forward(z)
     cotangent = high_pass(residual) if whitening is None else whitening(x, residual)
+    cotangent = cotangent * shown(pixels)
     cotangent = cotangent / cotangent.square().sum((1, 2, 3), keepdim=True).add(1e-6).sqrt()
     found = pullback.backward(cotangent)
     return torch.cat([found[name] for name in names], 1).float()
 
 
+@dataclass(frozen=True)
+class Filters:
+    """How the statistics of the parameters ``names`` are read.
+
+    ``mean`` and ``spread`` (P,) are theirs on attacked images of the base model; ``filters`` (P, bits) is
+    the best linear reading of statistics in these units.
+    """
+
+    names: tuple[str, ...]
+    mean: torch.Tensor
+    spread: torch.Tensor
+    filters: torch.Tensor
+
+
 class MatchedFilterNetwork(nn.Module):
     """Pixels uint8 (n, size, size, 3) -> logits float32 (n, bits); see the module.
 
-    ``names`` are the parameters whose statistics are read, ``head`` (P, bits) the first linear map: the
-    directions themselves, or their optimal filter.
+    ``scale`` (bits,) holds the calibration: one inverse temperature per bit, 1 while training.
     """
 
     scale: torch.Tensor
+    mean: torch.Tensor
+    unit: torch.Tensor
+    tolerates_bfloat16 = False
+    batch = (16, 1)
 
-    def __init__(self, first_stage: Any, names: Sequence[str], head: torch.Tensor, size: int) -> None:
+    def __init__(self, first_stage: Any, filters: Filters, size: int) -> None:
         super().__init__()
-        self.names, self.size, self.bits = tuple(names), size, head.shape[1]
+        self.names, self.size, self.bits = filters.names, size, filters.filters.shape[1]
         self.first_stage = first_stage.eval().requires_grad_(False)
         self.whitening = Whitening()
-        self.norm = nn.BatchNorm1d(len(head), affine=False)
-        self.head = nn.Linear(len(head), self.bits)
+        # Weights near one, whatever the number of parameters, so that one learning rate fits all.
+        root = math.sqrt(len(filters.mean))
+        self.register_buffer("mean", filters.mean)
+        self.register_buffer("unit", 1 / (root * filters.spread))
+        self.head = nn.Linear(len(filters.mean), self.bits)
         with torch.no_grad():
-            self.head.weight.copy_(head.T)
+            self.head.weight.copy_(FIRST_SCALE * root * filters.filters.T)
             self.head.bias.zero_()
         self.register_buffer("scale", torch.ones(self.bits))
 
@@ -222,5 +262,5 @@ class MatchedFilterNetwork(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         found = statistics(self.first_stage, self.names, pixels, self.whitening)
-        logits: torch.Tensor = self.head(self.norm(found))
+        logits: torch.Tensor = self.head((found - self.mean) * self.unit)
         return logits * self.scale

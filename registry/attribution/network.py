@@ -73,6 +73,9 @@ class AttributionNetwork(nn.Module):
     """
 
     scale: torch.Tensor
+    tolerates_bfloat16 = True
+    batch = (40, 2)
+    """Images rendered for one training step, and attacked views of each."""
 
     def __init__(self, bits: int, resolution: Resolution, features: int = FEATURES) -> None:
         super().__init__()

@@ -43,6 +43,8 @@ HELD_OUT = 1_000
 """Further latents, for choosing the strength, calibration and the card's figures."""
 PSNR_DB = 34.3
 STEPS = 6_000
+LEARNED_BITS = 64
+"""Evidence is shared among the directions by their eigenvalues: the 64 leading ones hold most of it."""
 CALIBRATION_VIEWS = 4
 FIGURE_IMAGES = 300
 OWN_IMAGES = 100
@@ -122,15 +124,52 @@ def _basis(
     path = work / "basis.safetensors"
     if path.exists():
         return Basis.load(path)
-    scheme = model.scheme or adapter.schemes[0]
-    bits, shift = chosen_rows(components(latents.shape[1:]), model.bits, model.shift, adapter.bits)
-    directions = latent_directions(
-        adapter, folder, latents, model.digest_text, scheme=scheme, bits=bits, shift=shift
+    basis = new_basis(
+        adapter,
+        folder,
+        generator,
+        latents,
+        model.digest_text,
+        model.scheme or adapter.schemes[0],
+        bits=model.bits,
+        shift=model.shift,
+        psnr=model.psnr or PSNR_DB,
+        strength=model.strength,
+        work=work,
     )
-    copies = copies_generator(adapter, folder, generator, directions)
-    basis = with_quality(copies, directions, latents, model.psnr or PSNR_DB, model.strength, base=generator)
     basis.save(path)
     return basis
+
+
+def new_basis(
+    adapter: Adapter,
+    folder: Path,
+    generator: Generator,
+    latents: torch.Tensor,
+    model_digest: str,
+    scheme: str,
+    *,
+    bits: int | None,
+    shift: int | None,
+    psnr: float,
+    work: Path,
+    strength: float | None = None,
+) -> Basis:
+    """The basis of ``scheme`` for the base model in ``folder``, at the strength that leaves ``psnr`` dB.
+
+    ``bits`` and ``shift`` default to the adapter's; ``latents`` end with ``HELD_OUT`` ones that choose the
+    strength. :class:`InputError` for more bits than there are directions or a quality out of reach.
+    """
+    if scheme == "learned":
+        length = bits or LEARNED_BITS
+        directions = adapter.learn(folder, generator, latents[:-HELD_OUT], model_digest, length, work)
+    else:
+        length, first = chosen_rows(components(latents.shape[1:]), bits, shift, adapter.bits)
+        directions = latent_directions(
+            adapter, folder, latents, model_digest, scheme=scheme, bits=length, shift=first
+        )
+    copies = copies_generator(adapter, folder, generator, directions)
+    return with_quality(copies, directions, latents, psnr, strength, base=generator)
 
 
 def copies_generator(adapter: Adapter, folder: Path, base: Generator, basis: Basis) -> Generator:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +24,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from registry.attribution.attacks import ATTACKS, Attack, Rng, crop_and_rescale, training_attack
+from registry.attribution.matched_filter import FILL, MatchedFilterNetwork
 from registry.attribution.network import FEATURES, AttributionNetwork, Resolution
 from registry.fingerprints.basis import Basis
+from registry.fingerprints.learned import FILTERS, load_filters
 from registry.generators.adapters import Generator, to_images
 from registry.progress import progress
 from registry.training import Training
 from verifier.evidence import log10_tail
 
-FILL = 128
 CLIP = 8.0
 QUANTUM = 1 / 16
 SMALLEST_WINDOW = 0.7
@@ -58,7 +60,9 @@ class RenderedImages:
 
     def render(self, latents: torch.Tensor, bits: torch.Tensor) -> list[Image.Image]:
         """Images of these latents under these bits."""
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        # The half precision's own noise, some 45 dB, covers a residual that is read to that depth.
+        half = self.basis.scheme != "learned"
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             return to_images(self.generator.render(latents, self.basis.offsets(2 * bits - 1)))
 
 
@@ -112,8 +116,15 @@ def attacked_input(image: Image.Image, size: int, rng: Rng) -> Pixels:
     return whole(training_attack(image, rng), size)
 
 
-def new_network(source: RenderedImages) -> AttributionNetwork:
-    """An untrained network; its head starts as the basis where that is a pattern on the grid."""
+def new_network(source: RenderedImages, work: Path) -> AttributionNetwork | MatchedFilterNetwork:
+    """An untrained network that fits the basis.
+
+    A basis learned on an autoencoder gets the network that begins as its filters, which ``work`` holds; any
+    other one whose head starts as the basis where that is a pattern on the grid.
+    """
+    if source.basis.scheme == "learned" and (work / FILTERS).exists():
+        stage: Any = source.generator
+        return MatchedFilterNetwork(stage.first_stage, load_filters(work), source.generator.size)
     latent_shape = source.generator.latent_shape
     resolution = Resolution.of(source.generator.size, latent_shape)
     channels = latent_shape[0] if len(latent_shape) == 3 else 0
@@ -125,11 +136,12 @@ def new_network(source: RenderedImages) -> AttributionNetwork:
 
 
 def train_network(
-    source: RenderedImages, work: Path, steps: int, renders: int = 40, views: int = 2
-) -> AttributionNetwork:
-    """Binary cross-entropy over ``renders * views`` attacked images a step; resumes from ``work``."""
-    network = new_network(source)
-    size = network.size
+    source: RenderedImages, work: Path, steps: int, renders: int | None = None
+) -> AttributionNetwork | MatchedFilterNetwork:
+    """Binary cross-entropy over attacked views of ``renders`` images a step; resumes from ``work``."""
+    network = new_network(source, work)
+    size, (usual, views) = network.size, network.batch
+    renders = renders or usual
     training = Training(network, work / "network.pt", steps, lr=2e-3, ema=0.998)
     training.model.train()
 
@@ -146,7 +158,7 @@ def train_network(
         nonlocal upcoming
         pixels, bits = upcoming.result()
         upcoming = pool.submit(batch, training.step + 1)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=training.model.tolerates_bfloat16):
             logits = training.model(pixels)
         value = F.binary_cross_entropy_with_logits(logits.float(), bits)
         right = ((logits > 0) == (bits > 0)).float().mean()

@@ -18,7 +18,7 @@ from registry.fingerprints.basis import Basis
 from registry.generators.adapters import Generator
 from registry.progress import progress
 
-STRENGTH_STEPS = 12
+STRENGTH_STEPS = 20
 TOLERANCE_DB = 0.02
 
 
@@ -43,6 +43,22 @@ def copy_psnr(
     return psnr_db(marked, (base or generator).render(latents))
 
 
+class _Bracket:
+    """Where the strength lies: above ``weak``, whose PSNR is too high, and below ``strong``."""
+
+    def __init__(self) -> None:
+        self.weak = self.strong = math.nan
+
+    def next(self, strength: float, excess_db: float) -> float:
+        """The next strength to try: halfway between both ends, six decibels a halving before."""
+        if excess_db > 0:
+            self.weak = strength
+        else:
+            self.strong = strength
+        halfway = math.sqrt(self.weak * self.strong)
+        return strength * 10 ** (excess_db / 20) if math.isnan(halfway) else halfway
+
+
 def choose_strength(
     generator: Generator,
     basis: Basis,
@@ -60,13 +76,14 @@ def choose_strength(
         for part in (latents[: max(1, len(latents) // 8)], latents):
             signs = random_signs(len(part), basis.bits, seed=0)
             unmarked = (base or generator).render(part)
+            bracket = _Bracket()
             for step in range(STRENGTH_STEPS):
                 offsets = basis.with_strength(strength, {}).offsets(signs)
                 reached = float(psnr_db(generator.render(part, offsets), unmarked).mean())
                 bar.update(step + 1, strength=strength, psnr_db=reached)
                 if abs(reached - target_db) < TOLERANCE_DB:
                     break
-                strength *= 10 ** ((reached - target_db) / 20)
+                strength = bracket.next(strength, reached - target_db)
     if abs(reached - target_db) < TOLERANCE_DB:
         return basis.with_strength(strength, {"psnr_db": round(reached, 3)})
     raise InputError(

@@ -113,6 +113,18 @@ class Adapter(ABC):
         Returns (k, *shape) for each tensor that changes.
         """
 
+    def learn(
+        self,
+        folder: Path,  # noqa: ARG002
+        generator: Generator,  # noqa: ARG002
+        latents: torch.Tensor,  # noqa: ARG002
+        model_digest: str,  # noqa: ARG002
+        bits: int,  # noqa: ARG002
+        work: Path,  # noqa: ARG002
+    ) -> Basis:
+        """The learned basis of ``bits`` directions, at a strength to be chosen; ``work`` keeps parts."""
+        raise InputError(f"no directions can be learned for {self.name}.", "Use --scheme pca.")
+
     def project(
         self,
         folder: Path,  # noqa: ARG002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from registry.errors import InputError
 from registry.fingerprints.basis import Basis, Target
 from registry.generators import hallmark_vae
-from registry.generators.adapters import PICKLES, Adapter
+from registry.generators.adapters import PICKLES, Adapter, Generator
 from registry.generators.latent_diffusion.checks import (
     all_weights,
     check_pickles,
@@ -120,6 +121,20 @@ class LatentDiffusionAdapter(Adapter):
         """A latent offset that varies in space is no weight of a decoder: it is a tensor of its own."""
         stage = first_stage(folder)
         return {(at(stage, find_weights(folder / stage).files[0]), FINGERPRINT): rows}
+
+    def learn(
+        self,
+        folder: Path,
+        generator: Generator,
+        latents: torch.Tensor,
+        model_digest: str,
+        bits: int,
+        work: Path,
+    ) -> Basis:
+        from registry.fingerprints.learned import learn_directions
+
+        target = functools.partial(self.target, folder)
+        return learn_directions(generator, target, model_digest, latents, bits, work)
 
     def target(self, folder: Path, parameter: str) -> Target:
         """Where the first stage's ``parameter`` is stored: file within the folder and tensor name.
