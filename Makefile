@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed.stamp
+PEERS := $(VENV)/peers.stamp
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -28,10 +29,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) --no-build-isolation --editable '.[registry,dev]'
 	@touch $@
 
+# invisible-watermark without its dependencies: see the extra in pyproject.toml.
+$(PEERS): $(INSTALLED)
+	@$(PIP) --no-build-isolation --editable '.[peers]'
+	@$(PIP) --no-deps invisible-watermark
+	@touch $@
+
 demo: $(INSTALLED) ## Issue copies, attack their images, resolve them back; writes demo/report.html
 	$(BIN)/python -m registry.demo --out demo
 
-test: $(INSTALLED) ## All tests
+test: $(INSTALLED) $(PEERS) ## All tests
 	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(INSTALLED) ## Style, types, and the direction of imports
@@ -44,8 +51,8 @@ format: $(INSTALLED) ## Rewrite the sources in the common style
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## All benchmarks; QUICK=1 for a short run
-	@for script in verify issue attribution; do \
+bench: $(INSTALLED) $(PEERS) ## All benchmarks; QUICK=1 for a short run
+	@for script in attribution verify issue stylegan2 full_size trace inversion removal peers issue_cost; do \
 	  echo "== bench/$$script.py"; $(BIN)/python -m bench.$$script $(if $(QUICK),--quick) || exit 1; done
 
 clean: ## Remove everything that make has made

@@ -115,7 +115,8 @@ def _watermark() -> ModuleType:
     except ImportError as error:
         raise InputError(
             f"invisible-watermark is not installed ({error}).",
-            "pip install opencv-python-headless PyWavelets && pip install --no-deps invisible-watermark",
+            "Run `pip install 'hallmark[peers]'`, then `pip install --no-deps invisible-watermark`: "
+            "its own dependencies include another OpenCV and torch.",
         ) from None
     module.WatermarkEncoder.loadModel()
     return module

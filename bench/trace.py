@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.common import BUILTIN, MODEL, RECIPIENT, Goal, close
 from registry.accounts import service as accounts
+from registry.attribution.removal import pruned, to_int8
 from registry.copies import service as copies
 from registry.copies.trace import trace
 from registry.demo.drawings import draw_flower
@@ -108,21 +110,9 @@ def prepare(folder: Path, basis_file: Path | None) -> Home:
     return home
 
 
-def int8(tensor: torch.Tensor) -> torch.Tensor:
-    """Rounded to 255 levels over the tensor's range."""
-    step = tensor.float().abs().max().clamp_min(1e-12) / 127
-    return (tensor.float() / step).round() * step
-
-
-def pruned(share: float) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The smallest ``share`` of each tensor set to zero."""
-
-    def prune(tensor: torch.Tensor) -> torch.Tensor:
-        sizes = tensor.float().abs().flatten()
-        least = sizes.kthvalue(max(1, int(share * len(sizes))))[0]
-        return torch.where(tensor.float().abs() <= least, torch.zeros((), dtype=tensor.dtype), tensor)
-
-    return prune
+def cast(dtype: torch.dtype) -> Callable[[Tensors], Tensors]:
+    """Every tensor saved with this type."""
+    return lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 
 def photographs(data: Path | None) -> torch.Tensor:
@@ -168,17 +158,17 @@ def main(quick: bool, basis: Path | None, data: Path | None) -> None:
         weights = [load_file(copy / WEIGHTS) for copy in delivered]
         traced = Traced(home, folder)
 
-        changes: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-            "unchanged": lambda tensor: tensor,
-            "fp16": torch.Tensor.half,
-            "bf16": torch.Tensor.bfloat16,
-            "int8": int8,
-            "pruned_10": pruned(0.1),
-            "pruned_30": pruned(0.3),
+        changes: dict[str, Callable[[Tensors], Tensors]] = {
+            "unchanged": dict,
+            "fp16": cast(torch.float16),
+            "bf16": cast(torch.bfloat16),
+            "int8": to_int8,
+            "pruned_10": partial(pruned, share=0.1),
+            "pruned_30": partial(pruned, share=0.3),
         }
         for attack, change in changes.items():
             for copy_id, tensors in list(zip(ids, weights, strict=True))[: 2 if quick else None]:
-                traced(attack, {name: change(tensor) for name, tensor in tensors.items()}, {copy_id})
+                traced(attack, change(tensors), {copy_id})
         images = photographs(data)
         for i in range(tuned):
             for count, tensors in fine_tune(delivered[i], images, steps, seed=i).items():

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from registry.interrupts import between_steps
 from registry.progress import Progress
 
 Loss = Callable[[torch.Generator], tuple[torch.Tensor, dict[str, float]]]
@@ -34,6 +35,7 @@ class Training(Generic[M]):
         self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), weight_decay=1e-3)
         self.peak, self.step = lr, 0
+        self._whole = True
         if checkpoint.exists():
             state = torch.load(checkpoint, weights_only=True)
             self.step = state["step"]
@@ -64,26 +66,39 @@ class Training(Generic[M]):
         bar: Progress,
         save_seconds: float = 120,
     ) -> M:
-        """Train to the end and return the averaged model; on Ctrl-C the checkpoint is saved first."""
+        """Train to the end and return the averaged model.
+
+        Ctrl-C lets the step end; then, as after an error in the loss, the checkpoint is saved. A second
+        Ctrl-C that tears a step apart leaves the checkpoint before.
+        """
         saved = time.monotonic()
         try:
-            while self.step < self.steps:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.rate()
-                value, shown = loss(torch.Generator().manual_seed(self.step))
-                self.optimizer.zero_grad(set_to_none=True)
-                value.backward()
-                nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-                self.optimizer.step()
-                self.step += 1
-                self._average()
-                bar.update(self.step, **shown)
-                if time.monotonic() - saved > save_seconds:
-                    self.save()
-                    saved = time.monotonic()
+            with between_steps() as check:
+                while self.step < self.steps:
+                    value, shown = loss(torch.Generator().manual_seed(self.step))
+                    self._descend(value)
+                    bar.update(self.step, **shown)
+                    if time.monotonic() - saved > save_seconds:
+                        self.save()
+                        saved = time.monotonic()
+                    check()
         finally:
-            self.save()
+            if self._whole:
+                self.save()
         return self.averaged
+
+    def _descend(self, loss: torch.Tensor) -> None:
+        """One step of model, optimiser and average; ``_whole`` is false while they disagree."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._whole = False
+        self.optimizer.step()
+        self.step += 1
+        self._average()
+        self._whole = True
 
     @torch.no_grad()
     def _average(self) -> None:

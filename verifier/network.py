@@ -20,8 +20,12 @@ implementations read the same:
 **The pose rule** looks at the image alone, never at keys, so it costs no evidence. The identity pose
 is taken alone if its confidence reaches ``sufficient``. Otherwise the image is also tried mirrored, and as
 a crop: its longer side as each of ``sides``, at every offset that is a multiple of ``stride``; then the
-``top`` best of these again with left, top and side changed by up to ``refine``. The readings are ranked by
-confidence, of equals the earlier one first.
+``top`` best of these again with left, top and side changed by up to ``refine``. If none of all these
+reaches ``sufficient`` either, the image is also tried *turned*: the whole canvas by each of ``angles``
+(degrees, anticlockwise, about its centre; Pillow's ``rotate`` with its bicubic filter, the corners that
+turn in of grey ``fill``), then by up to two whole degrees more or less than the ``top`` best of these. A
+description without ``angles`` has those of ``ANGLES``; an empty list tries none. The readings are ranked
+by confidence, of equals the earlier one first.
 """
 
 from __future__ import annotations
@@ -51,6 +55,12 @@ DEVICES = ("auto", "cpu", "cuda")
 BATCH = 128
 """Poses per run: as fast as larger batches on a CPU, and a few hundred MB at most."""
 
+ANGLES = tuple(angle for angle in range(-45, 46, 5) if angle)
+"""Degrees tried where a description states none: half a step off, a reading is still told from chance."""
+
+TURNS = (-2, -1, 1, 2)
+"""Degrees by which the best angles are changed: with ``ANGLES`` they reach every whole degree."""
+
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -64,13 +74,22 @@ Readings = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class PoseRule:
-    """The numbers of the pose rule, in pixels of the canvas and, for ``sufficient``, of confidence."""
+    """The numbers of the pose rule: lengths in pixels of the canvas, ``sufficient`` a confidence, ``angles``
+    in degrees."""
 
     sides: tuple[int, ...]
     stride: int
     refine: int
     top: int
     sufficient: float
+    angles: tuple[float, ...] = ANGLES
+
+    @classmethod
+    def parse(cls, document: Any) -> PoseRule:
+        """From the JSON object; KeyError or TypeError where a field is missing or is no list."""
+        sides = tuple(document["sides"])
+        numbers = {name: document[name] for name in ("stride", "refine", "top", "sufficient")}
+        return cls(sides=sides, angles=tuple(document.get("angles", ANGLES)), **numbers)
 
 
 @dataclass(frozen=True)
@@ -93,12 +112,9 @@ class NetworkSpec:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise InputError(f"{name} is no network description: expected schema {SCHEMA}.")
         try:
-            poses = document["poses"]
             spec = cls(
                 **{field: document[field] for field in cls.__dataclass_fields__ if field != "poses"},
-                poses=PoseRule(
-                    tuple(poses["sides"]), poses["stride"], poses["refine"], poses["top"], poses["sufficient"]
-                ),
+                poses=PoseRule.parse(document["poses"]),
             )
             faults = {
                 "bits": spec.bits > 0 and spec.bits % 8 == 0,
@@ -112,6 +128,7 @@ class NetworkSpec:
                 "poses.refine": 0 <= spec.poses.refine <= 8,
                 "poses.top": spec.poses.top >= 0,
                 "poses.sufficient": spec.poses.sufficient >= 0,
+                "poses.angles": all(0 < abs(angle) <= 180 for angle in spec.poses.angles),
             }
         except (KeyError, TypeError) as error:
             raise InputError(f"{name} lacks or misnames a field: {error}.") from None
@@ -123,13 +140,17 @@ class NetworkSpec:
 
 @dataclass(frozen=True)
 class Pose:
-    """A window of the canvas, in its pixels, that the whole image fills (mirrored first, if so)."""
+    """A window of the canvas, in its pixels, that the whole image fills (mirrored first, if so).
+
+    Then the canvas is turned by ``angle`` degrees, anticlockwise.
+    """
 
     left: int
     top: int
     width: int
     height: int
     mirrored: bool = False
+    angle: float = 0
 
 
 @dataclass(frozen=True)
@@ -233,7 +254,20 @@ class Network:
         crops.sort(key=lambda reading: -reading.confidence)
         finer = {pose: None for r in crops[: rule.top] for pose in self._neighbours(image, r.pose)}
         known = {reading.pose for reading in tried}
-        return tried + self._read_poses(image, [pose for pose in finer if pose not in known])
+        tried += self._read_poses(image, [pose for pose in finer if pose not in known])
+        if max(reading.confidence for reading in tried) < rule.sufficient:
+            tried += self._search_angles(image)
+        return tried
+
+    def _search_angles(self, image: Image.Image) -> list[Reading]:
+        """The whole canvas turned, in the rule's order."""
+        size, rule = self.spec.size, self.spec.poses
+        turned = self._read_poses(image, [Pose(0, 0, size, size, angle=angle) for angle in rule.angles])
+        best = [reading.pose.angle for reading in _by_confidence(turned)[: rule.top]]
+        known = {0, *rule.angles}
+        finer = dict.fromkeys(angle + change for angle in best for change in TURNS)
+        poses = [Pose(0, 0, size, size, angle=angle) for angle in finer if angle not in known]
+        return turned + self._read_poses(image, poses)
 
     def _read_poses(self, image: Image.Image, poses: Sequence[Pose]) -> list[Reading]:
         found: list[Reading] = []
@@ -257,6 +291,10 @@ class Network:
                 windows[shape] = np.asarray(image.resize(shape, kernel))
             window = windows[shape][:, ::-1] if pose.mirrored else windows[shape]
             canvas[pose.top : pose.top + pose.height, pose.left : pose.left + pose.width] = window
+            if pose.angle:
+                grey = (self.spec.fill,) * 3
+                upright = Image.fromarray(canvas)
+                canvas[:] = np.asarray(upright.rotate(pose.angle, Image.Resampling.BICUBIC, fillcolor=grey))
         return canvases
 
     def _coarse_poses(self, image: Image.Image) -> list[Pose]:

@@ -23,7 +23,7 @@ from PIL import Image
 from registry.attribution.network import AttributionNetwork
 from registry.attribution.training import CLIP, FILL, QUANTUM
 from registry.progress import progress
-from verifier.network import SCHEMA, Network
+from verifier.network import ANGLES, SCHEMA, Network
 
 SMALLEST_SIDE = 0.75
 STRIDE_SHARE = 3 / 64
@@ -49,7 +49,14 @@ def network_json(
         "fill": FILL,
         "clip": CLIP,
         "quantum": QUANTUM,
-        "poses": {"sides": sides, "stride": stride, "refine": 1, "top": TOP, "sufficient": SUFFICIENT},
+        "poses": {
+            "sides": sides,
+            "stride": stride,
+            "refine": 1,
+            "top": TOP,
+            "sufficient": SUFFICIENT,
+            "angles": list(ANGLES),
+        },
         "evidence": dict(evidence),
     }
 

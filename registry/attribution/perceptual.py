@@ -6,8 +6,8 @@
 
 The paper uses LPIPS (Zhang et al., CVPR 2018) on VGG-16. It is used here if the package ``lpips`` and the
 trunk's weights are on disk; nothing is ever downloaded. The structural loss needs neither: the mean over
-scales of absolute difference and one minus SSIM (Wang et al. 2004), as in multi-scale SSIM but summed, so
-that no scale can veto the others.
+scales of absolute difference and one minus SSIM, as in multi-scale SSIM but summed, so that no scale can
+veto the others.
 """
 
 from __future__ import annotations
@@ -25,13 +25,10 @@ import torch
 import torch.nn.functional as F
 
 from registry.errors import InputError
+from registry.fingerprints.similarity import WINDOW, ssim
 
-WINDOW = 7
-"""Side of the square window of the structural similarity, in pixels of each scale."""
-SMALLEST = 8
-"""Shorter sides hold no structure that a window could tell."""
 SCALES = 4
-_C1, _C2 = 0.01**2, 0.03**2
+"""Each half the size of the one before, as far as the window of the structural similarity fits."""
 
 TRUNKS = {"vgg16-397923af.pth": "vgg", "alexnet-owt-7be5be79.pth": "alex"}
 """File names of torchvision's trunks in torch's cache, the paper's first."""
@@ -47,7 +44,7 @@ class Perceptual(Protocol):
     def name(self) -> str:
         """What reports call it."""
 
-    def __call__(self, images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, target: torch.Tensor, /) -> torch.Tensor:
         """Loss (n,) of ``images`` (n, 3, h, w) against ``target`` (1 or n, 3, h, w), both in [0, 1]."""
 
 
@@ -57,29 +54,15 @@ class Structural:
     name = "structural"
 
     def __call__(self, images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        scales = []
+        target, scales = target.expand_as(images), []
         for _ in range(SCALES):
             absolute = (images - target).abs().flatten(1).mean(1)
-            scales.append(absolute + 1 - ssim(images, target))
-            if min(images.shape[-2:]) < 2 * SMALLEST:
+            fits = min(images.shape[-2:]) >= WINDOW  # images of 8 pixels have no structure to compare
+            scales.append(absolute + 1 - ssim(images, target) if fits else absolute)
+            if min(images.shape[-2:]) < 2 * WINDOW:
                 break
             images, target = F.avg_pool2d(images, 2), F.avg_pool2d(target, 2)
         return torch.stack(scales).mean(0)
-
-
-def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Structural similarity (n,) of images (n, 3, h, w) in [0, 1], over square windows of WINDOW pixels."""
-    window = min(WINDOW, *a.shape[-2:])
-
-    def mean(x: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(x, window, stride=1)
-
-    mean_a, mean_b = mean(a), mean(b)
-    variance_a, variance_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
-    covariance = mean(a * b) - mean_a * mean_b
-    luminance = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
-    structure = (2 * covariance + _C2) / (variance_a + variance_b + _C2)
-    return (luminance * structure).flatten(1).mean(1)
 
 
 class Lpips:

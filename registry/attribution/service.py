@@ -130,7 +130,7 @@ def _basis(
         generator,
         latents,
         model.digest_text,
-        model.scheme or adapter.schemes[0],
+        adapter.choose_scheme(folder, model.scheme, model.shift),
         bits=model.bits,
         shift=model.shift,
         psnr=model.psnr or PSNR_DB,

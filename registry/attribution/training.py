@@ -15,7 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from registry.attribution.attacks import ATTACKS, Attack, Rng, crop_and_rescale,
 from registry.attribution.matched_filter import FILL, MatchedFilterNetwork
 from registry.attribution.network import FEATURES, AttributionNetwork, Resolution
 from registry.fingerprints.basis import Basis
-from registry.fingerprints.learned import FILTERS, load_filters
+from registry.fingerprints.learned import filters_of
 from registry.generators.adapters import Generator, to_images
 from registry.progress import progress
 from registry.training import Training
@@ -119,12 +118,13 @@ def attacked_input(image: Image.Image, size: int, rng: Rng) -> Pixels:
 def new_network(source: RenderedImages, work: Path) -> AttributionNetwork | MatchedFilterNetwork:
     """An untrained network that fits the basis.
 
-    A basis learned on an autoencoder gets the network that begins as its filters, which ``work`` holds; any
-    other one whose head starts as the basis where that is a pattern on the grid.
+    A basis learned on an autoencoder gets the network that begins as its filters (``work`` keeps them), any
+    other the one whose head starts as the basis where that is a pattern on the grid.
     """
-    if source.basis.scheme == "learned" and (work / FILTERS).exists():
-        stage: Any = source.generator
-        return MatchedFilterNetwork(stage.first_stage, load_filters(work), source.generator.size)
+    stage = getattr(source.generator, "first_stage", None)
+    if source.basis.scheme == "learned" and stage is not None:
+        filters = filters_of(source.generator, source.basis, source.latents, work)
+        return MatchedFilterNetwork(stage, filters, source.generator.size)
     latent_shape = source.generator.latent_shape
     resolution = Resolution.of(source.generator.size, latent_shape)
     channels = latent_shape[0] if len(latent_shape) == 3 else 0

@@ -35,7 +35,7 @@ Features = NDArray[np.float64]
 @torch.no_grad()
 def image_features(images: torch.Tensor) -> Features:
     """Features float64 (n, d) of images float (n, 3, h, w) in [0, 1]; see the module."""
-    encoder = _encoder()
+    encoder = reference_autoencoder()
     hidden: list[torch.Tensor] = []
     hook = encoder.encoder.conv_norm_out.register_forward_hook(lambda _m, _i, output: hidden.append(output))
     side = encoder.config.sample_size
@@ -133,6 +133,7 @@ def _counts(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
 
 
 @cache
-def _encoder() -> AutoencoderKL:
+def reference_autoencoder() -> AutoencoderKL:
+    """The first stage of the reference generator, weights fixed."""
     folder = resolve_builtin(EXTRACTOR).weights / "vqvae"
     return AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)

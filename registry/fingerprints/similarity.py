@@ -13,14 +13,10 @@ hue that a network trained to classify would overlook; its figures compare with 
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 
-from registry.fingerprints.frechet import EXTRACTOR
-from registry.generators.builtin import resolve_builtin
+from registry.fingerprints.frechet import EXTRACTOR, reference_autoencoder
 
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
@@ -105,17 +101,10 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _levels(images: torch.Tensor) -> list[torch.Tensor]:
     """Features (n, c, h, w) after the encoder's first convolution and after each of its levels."""
-    encoder = _encoder()
+    encoder = reference_autoencoder().encoder
     if max(images.shape[-2:]) > LARGEST:
         images = F.interpolate(images, (LARGEST, LARGEST), mode="bicubic", antialias=True).clamp(0, 1)
     levels = [encoder.conv_in(2 * images - 1)]
     for block in encoder.down_blocks:
         levels.append(block(levels[-1]))
     return levels
-
-
-@cache
-def _encoder() -> torch.nn.Module:
-    folder = resolve_builtin(EXTRACTOR).weights / "vqvae"
-    model = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
-    return model.encoder  # type: ignore[no-any-return]

@@ -86,6 +86,26 @@ class Adapter(ABC):
     bits: ClassVar[int] = 256
     """Length of a key where none is asked for."""
 
+    def schemes_of(self, folder: Path) -> tuple[str, ...]:  # noqa: ARG002
+        """Those of ``schemes`` that the model in ``folder`` allows, the default first."""
+        return self.schemes
+
+    def choose_scheme(self, folder: Path, scheme: str | None, shift: int | None) -> str:
+        """``scheme``, or the default; a ``shift`` asks for principal components.
+
+        :class:`InputError` for a scheme that the model does not allow.
+        """
+        possible = self.schemes_of(folder)
+        chosen = scheme or ("pca" if shift is not None else possible[0])
+        if chosen not in possible:
+            raise InputError(
+                f"--scheme {chosen}: not possible with this {self.name} model.",
+                f"Give one of {', '.join(possible)}.",
+            )
+        if chosen == "learned" and shift is not None:
+            raise InputError("--shift has no meaning with --scheme learned.", "Leave one of them out.")
+        return chosen
+
     @abstractmethod
     def check(self, weights: Path) -> None:
         """Raise :class:`InputError`, naming file or tensor, unless ``weights`` is a whole sound model."""

@@ -5,14 +5,15 @@
 
 Each offset is added to its layer's output as the layer would have computed it with the offset in its
 weights: biases as a shift per sample, normalisation gains as another scaling of the normalised input,
-kernels as one grouped convolution for the batch.
+kernels as one grouped convolution for the batch. A layer that is none of these, such as one whose bias
+comes before its activation, computes its output itself: see :class:`PerSample`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,21 @@ from torch import nn
 from registry.errors import InputError
 
 
+@runtime_checkable
+class PerSample(Protocol):
+    """A module that knows its own output under weights that differ from sample to sample."""
+
+    def forward_per_sample(self, offsets: Mapping[str, torch.Tensor], *inputs: Any) -> torch.Tensor:
+        """``forward(*inputs)`` with ``offsets`` (own parameter name -> (n, *shape)) added to parameters."""
+
+
 @contextmanager
 def per_sample(module: nn.Module, offsets: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Add ``offsets`` (parameter name -> (n, *shape)) to the parameters of ``module``, one for each sample.
 
-    Convolutions, linear layers (and layers like them that add a one-dimensional ``bias`` to their output)
-    and group normalisation are known; :class:`InputError` names a parameter of any other kind.
+    Convolutions, linear layers (and layers like them that add a one-dimensional ``bias`` to their output),
+    group normalisation and :class:`PerSample` modules are known; :class:`InputError` names a parameter of
+    any other kind.
     """
     by_layer: dict[str, dict[str, torch.Tensor]] = {}
     for name, offset in offsets.items():
@@ -54,12 +64,14 @@ class _Hook:
         self.layer, self.offsets = layer, offsets
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        x = inputs[0]
-        for parameter, offset in self.offsets.items():
-            offset = offset.to(output.dtype)
+        for offset in self.offsets.values():
             if len(offset) != len(output):
                 raise ValueError(f"{len(offset)} offsets of {self.layer} for {len(output)} samples")
-            output = output + self._term(module, parameter, offset, x)
+        if isinstance(module, PerSample):
+            return module.forward_per_sample(self.offsets, *inputs)
+        x = inputs[0]
+        for parameter, offset in self.offsets.items():
+            output = output + self._term(module, parameter, offset.to(output.dtype), x)
         return output
 
     def _term(self, module: nn.Module, parameter: str, offset: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

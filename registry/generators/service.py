@@ -292,12 +292,7 @@ def _check_scheme(adapter: Adapter, folder: Path, options: SchemeOptions) -> Non
     """Refuse what the architecture cannot carry now, not after hours of drawing latents."""
     from registry.fingerprints.pca import chosen_rows, components
 
-    scheme = options.scheme or adapter.schemes[0]
-    if scheme not in adapter.schemes:
-        raise InputError(
-            f"--scheme {scheme}: not possible with {adapter.name}.",
-            f"Give one of {', '.join(adapter.schemes)}.",
-        )
+    scheme = adapter.choose_scheme(folder, options.scheme, options.shift)
     if scheme != "learned":
         chosen_rows(components(adapter.latent_shape(folder)), options.bits, options.shift, adapter.bits)
 

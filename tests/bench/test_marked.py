@@ -9,7 +9,7 @@ import torch
 from bench import attribution, removal
 from bench.marked import Copies, Marked, Reference, evidence, keys_for, open_reference, pixels
 from bench.onnx_torch import load_onnx
-from registry.attribution.attacks import WAVES, crop_and_rescale
+from registry.attribution.attacks import WAVES, crop_and_rescale, rotate
 from registry.attribution.removal import to_int8
 from registry.errors import InputError
 from verifier.check import weighted_tests
@@ -40,6 +40,17 @@ def test_images_are_led_to_their_own_key_and_to_no_other(reference: Reference, m
     others = [evidence([each], signs) for each, signs in zip(ranked, marked.signs[::-1], strict=True)]
     assert all(map(reference.named, own))
     assert not any(map(reference.named, others))
+
+
+@pytest.mark.parametrize("degrees", [22.5, 40])
+def test_turned_images_are_led_to_their_own_key(reference: Reference, marked: Marked, degrees: float) -> None:
+    turned = [rotate(image, degrees, np.random.default_rng(i)) for i, image in enumerate(marked.images)]
+    ranked = reference.network.ranked(turned)
+    own = [evidence([each], signs) for each, signs in zip(ranked, marked.signs, strict=True)]
+    others = [evidence([each], signs) for each, signs in zip(ranked, marked.signs[::-1], strict=True)]
+    assert all(map(reference.named, own))
+    assert not any(map(reference.named, others))
+    assert all(abs(abs(each[0].pose.angle) - degrees) <= 1 for each in ranked)
 
 
 def test_the_quick_bound_leaves_out_no_better_test(reference: Reference, marked: Marked) -> None:

@@ -1,10 +1,13 @@
 """The comparison's own arithmetic, and the real peer where it is installed."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from bench.peers import SIDE, Peer, Row, figures_of, mean_psnr, peer_evidence, stronger
+from tests.absent import absent
 
 N, BITS = 400, 32
 
@@ -58,7 +61,8 @@ def test_the_lead_is_over_the_best_payload_at_the_worst_attack() -> None:
 
 
 def test_a_peer_that_is_made_stronger_still_reads_itself() -> None:
-    pytest.importorskip("imwatermark")
+    if importlib.util.find_spec("imwatermark") is None:
+        absent("invisible-watermark is not installed; `make test` installs it")
     rng = np.random.default_rng(0)
     coarse = Image.fromarray(rng.integers(40, 216, (8, 8, 3), dtype=np.uint8))
     clean = [coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC)]

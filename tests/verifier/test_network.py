@@ -12,10 +12,11 @@ from PIL import Image
 
 from tests.factories import BASIS, SUFFICIENT, background, paint, patterns, write_network
 from verifier.errors import InputError, VerifierError
-from verifier.network import Network, NetworkSpec, Pose
+from verifier.network import ANGLES, Network, NetworkSpec, Pose
 
 SIGNS = (np.random.default_rng(4).integers(0, 2, 64) * 2 - 1).astype(np.int8)
 WHOLE = Pose(0, 0, 32, 32)
+POSES = {"sides": [32, 30], "stride": 2, "refine": 1, "top": 2, "sufficient": SUFFICIENT}
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,32 @@ def test_a_mirrored_image_is_turned_back(network: Network) -> None:
     assert (reading.logits * SIGNS > 0).all()
 
 
+def rotated(degrees: float) -> Image.Image:
+    """An image of the key, turned. Its corners are grey: a linear network takes black ones for a signal."""
+    return paint(SIGNS, 32, 1).rotate(degrees, Image.Resampling.BILINEAR, fillcolor=(128, 128, 128))
+
+
+@pytest.mark.parametrize("degrees", [-45, -31, 12, 22.5, 40])
+def test_a_turned_image_is_turned_back(network: Network, degrees: float) -> None:
+    turned = rotated(degrees)
+    reading = network.read(turned)
+    assert abs(reading.pose.angle + degrees) <= 1
+    assert reading.pose == Pose(0, 0, 32, 32, angle=reading.pose.angle)
+    assert bits_right(network, turned) > 0.9 > bits_right(network, turned, pose_search=False)
+
+
+def test_a_squashed_turned_image_is_turned_back_in_its_own_proportions(network: Network) -> None:
+    squashed = rotated(20).resize((96, 64), Image.Resampling.BICUBIC)
+    assert abs(network.read(squashed).pose.angle + 20) <= 1
+    assert bits_right(network, squashed) > 0.9
+
+
+def test_what_turns_in_is_grey(network: Network) -> None:
+    (canvas,) = network._canvases(Image.new("RGB", (40, 40), (255, 0, 0)), [Pose(0, 0, 32, 32, angle=45)])
+    assert canvas[0, 0].tolist() == canvas[31, 0].tolist() == [128, 128, 128]
+    assert canvas[16, 16].tolist() == [255, 0, 0]
+
+
 def test_a_squashed_image_is_read_at_the_identity(network: Network) -> None:
     squashed = paint(SIGNS, 32, 1).resize((64, 40), Image.Resampling.BICUBIC)
     assert network.read(squashed).pose == WHOLE
@@ -108,6 +135,35 @@ def test_the_rule_tries_the_documented_poses_and_keeps_the_most_confident(networ
         assert coarse <= {(p.left, p.top, max(p.width, p.height)) for p in poses}
         best = network.read(image)
         assert best.confidence == max(reading.confidence for reading in tried)
+
+
+def test_angles_are_tried_last_and_only_if_no_window_is_sure(network: Network) -> None:
+    foreign = background(5)
+    poses = [r.pose for r in network._search(foreign, network.read(foreign, pose_search=False))]
+    turned = [pose for pose in poses if pose.angle]
+    assert poses[-len(turned) :] == turned
+    assert tuple(pose.angle for pose in turned[: len(ANGLES)]) == ANGLES
+    assert {-45, -5, 5, 20, 45} <= set(ANGLES) <= set(range(-45, 46, 5)) - {0}
+    finer = [pose.angle for pose in turned[len(ANGLES) :]]
+    assert 4 <= len(finer) <= 4 * network.spec.poses.top
+    assert all(min(abs(angle - coarse) for coarse in ANGLES) <= 2 for angle in finer)
+    mirrored = paint(SIGNS, 32, 1).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    tried = network._search(mirrored, network.read(mirrored, pose_search=False))
+    assert not any(reading.pose.angle for reading in tried)
+
+
+def test_a_package_states_its_own_angles_or_has_the_rules(folder: Path, tmp_path: Path) -> None:
+    document = json.loads((folder / "network.json").read_text())
+    assert "angles" not in document["poses"], "as packages written before angles were tried"
+    foreign, tried = background(5), {}
+    for name, angles in (("absent", None), ("none", []), ("own", [90, -7.5]), ("default", list(ANGLES))):
+        poses = document["poses"] if angles is None else {**document["poses"], "angles": angles}
+        package = Network.load(write_network(tmp_path / name, poses=poses), device="cpu")
+        tried[name] = {reading.pose for reading in package.ranked([foreign])[0]}
+    assert tried["absent"] == tried["default"]
+    assert not any(pose.angle for pose in tried["none"])
+    turned = {pose.angle for pose in tried["own"] if pose.angle}
+    assert turned == {88, 89, 90, 91, 92, -9.5, -8.5, -7.5, -6.5, -5.5}
 
 
 def test_a_confident_identity_ends_the_search(network: Network) -> None:
@@ -171,6 +227,10 @@ def test_a_cuda_provider_that_cannot_start_is_an_error_not_the_cpu(
         ({"fill": 300}, "fill has a value"),
         ({"poses": {}}, "sides"),
         ({"poses": None}, "lacks or misnames"),
+        ({"poses": {**POSES, "angles": [5, 0]}}, "poses.angles has a value"),
+        ({"poses": {**POSES, "angles": [181]}}, "poses.angles has a value"),
+        ({"poses": {**POSES, "angles": ["left"]}}, "lacks or misnames"),
+        ({"poses": {**POSES, "angles": 45}}, "lacks or misnames"),
         ({"size": 64}, "implies"),
         ({"bits": 128}, "implies"),
     ],

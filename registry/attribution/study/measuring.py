@@ -276,7 +276,9 @@ class _Bench:
 
     def measure_all(self, points: Sequence[Point], say: Callable[[str], None]) -> list[Result]:
         """Figures of every point, trained and measured where they are not cached."""
-        results, spent, left = [], [], sum(self._cached(self._folder(p)) is None for p in points)
+        results: list[Result] = []
+        spent: list[float] = []
+        left = sum(self._cached(self._folder(p)) is None for p in points)
         for number, point in enumerate(points, 1):
             result = self._cached(self._folder(point))
             if result is None:

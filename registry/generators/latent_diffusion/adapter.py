@@ -51,6 +51,7 @@ class LatentDiffusionAdapter(Adapter):
     """Diffusers folders with an ``AutoencoderKL`` or ``VQModel``; see the package."""
 
     name = "latent-diffusion"
+    schemes = ("learned", "pca")
 
     def check(self, weights: Path) -> None:
         """A folder whose parts are present, whose tensors load, fit together and are finite."""
@@ -121,6 +122,11 @@ class LatentDiffusionAdapter(Adapter):
         """A latent offset that varies in space is no weight of a decoder: it is a tensor of its own."""
         stage = first_stage(folder)
         return {(at(stage, find_weights(folder / stage).files[0]), FINGERPRINT): rows}
+
+    def schemes_of(self, folder: Path) -> tuple[str, ...]:
+        """Directions are learned on a decoder whose encoder reproduces its images: not on a quantised one."""
+        kind = read_json(folder / first_stage(folder) / CONFIG).get("_class_name")
+        return self.schemes if kind == "AutoencoderKL" else ("pca",)
 
     def learn(
         self,

@@ -168,7 +168,7 @@ def _text_obstacle(folder: Path) -> InputError | None:
     if importlib.util.find_spec("transformers") is None:
         return InputError(
             f"{folder}: drawing from a text-to-image model needs transformers, which is not installed.",
-            f"Run `pip install transformers`. {PHOTOGRAPHS}",
+            f"Run `pip install 'hallmark[text]'`. {PHOTOGRAPHS}",
         )
     return None
 

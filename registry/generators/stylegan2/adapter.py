@@ -155,6 +155,22 @@ class StyleGAN2Adapter(Adapter):
             replaced[bias] = (b + along @ (V @ mu)).astype(np.float32)
         return replaced
 
+    def learn(
+        self,
+        folder: Path,  # noqa: ARG002
+        generator: Generator,
+        latents: torch.Tensor,
+        model_digest: str,
+        bits: int,
+        work: Path,
+    ) -> Basis:
+        """Over biases and the constant input, see :mod:`registry.fingerprints.learned_stylegan2`."""
+        from registry.fingerprints.learned_stylegan2 import learn_stylegan2
+
+        if not isinstance(generator, StyleGAN2):
+            raise TypeError(f"not a StyleGAN2: {type(generator).__name__}")
+        return learn_stylegan2(generator, WEIGHTS, model_digest, latents, bits, work)
+
 
 StyleLayer = tuple[Target, Target, NDArray[np.float64], NDArray[np.float64]]
 

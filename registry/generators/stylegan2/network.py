@@ -179,7 +179,15 @@ class _Activation(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), SLOPE) * GAIN
+        return _activated(x, self.bias)
+
+    def forward_per_sample(self, offsets: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return _activated(x, self.bias + offsets["bias"])
+
+
+def _activated(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Biased leaky ReLU of x (n, channels, h, w); one ``bias`` (channels,) for all or (n, channels)."""
+    return F.leaky_relu(x + bias[..., None, None].to(x.dtype), SLOPE) * GAIN
 
 
 class StyledConv(nn.Module):
@@ -206,7 +214,21 @@ class ToRGB(nn.Module):
             self.upsample = Upsample()
 
     def forward(self, x: torch.Tensor, w: torch.Tensor, skip: torch.Tensor | None = None) -> torch.Tensor:
-        image = self.conv(x, w).float() + self.bias
+        return self._image(self.bias, x, w, skip)
+
+    def forward_per_sample(
+        self,
+        offsets: Mapping[str, torch.Tensor],
+        x: torch.Tensor,
+        w: torch.Tensor,
+        skip: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return self._image(self.bias + offsets["bias"][:, 0], x, w, skip)
+
+    def _image(
+        self, bias: torch.Tensor, x: torch.Tensor, w: torch.Tensor, skip: torch.Tensor | None
+    ) -> torch.Tensor:
+        image = self.conv(x, w).float() + bias
         return image if skip is None else image + self.upsample(skip)
 
 
@@ -214,6 +236,12 @@ class _Constant(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+    def forward(self, n: int) -> torch.Tensor:
+        return self.input.expand(n, -1, -1, -1)
+
+    def forward_per_sample(self, offsets: Mapping[str, torch.Tensor], _: int) -> torch.Tensor:
+        return self.input + offsets["input"][:, 0]
 
 
 class _NoiseMaps(nn.Module):
@@ -262,7 +290,7 @@ class Synthesis(nn.Module):
         """
         maps = self.noises.maps() if noise is None else noise
         layer = (lambda i: w) if w.dim() == 2 else (lambda i: w[:, i])
-        x = self.input.input.expand(len(w), -1, -1, -1)
+        x = self.input(len(w))
         x = self.conv1(x, layer(0), maps[0])
         image = self.to_rgb1(x, layer(1))
         for number, to_rgb in enumerate(self.to_rgbs):

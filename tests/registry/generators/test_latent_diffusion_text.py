@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 
 from registry.errors import InputError
@@ -23,7 +24,6 @@ VOCABULARY = ("<|startoftext|>", "<|endoftext|>", "a</w>", "b</w>", "a", "b")
 @pytest.fixture(scope="module")
 def stable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion layout that diffusers can run."""
-    transformers = pytest.importorskip("transformers")
     work = tmp_path_factory.mktemp("text")
     folder = folders.make_stable_diffusion(work / "model")
     shutil.rmtree(folder / "text_encoder")
@@ -80,7 +80,7 @@ def test_without_transformers_the_user_is_told(tmp_path: Path, monkeypatch: pyte
     generator = ADAPTER.load(folder)
     obstacle = generator.sampling_obstacle()
     assert obstacle is not None
-    assert "pip install transformers" in obstacle.hint
+    assert "hallmark[text]" in obstacle.hint
     assert "--data PHOTOS" in obstacle.hint
     with pytest.raises(InputError, match="needs transformers"):
         generator.sample(1, seed=0)

@@ -57,7 +57,7 @@ def test_gradients_reach_the_offsets(stage: AutoencoderKL) -> None:
 
 def test_unknown_parameters_and_layers_are_named(stage: AutoencoderKL) -> None:
     with (
-        pytest.raises(InputError, match="nowhere.bias"),
+        pytest.raises(InputError, match=r"nowhere\.bias"),
         per_sample(stage, {"nowhere.bias": torch.zeros(1, 3)}),
     ):
         pass

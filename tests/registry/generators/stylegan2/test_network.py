@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from registry.generators.per_sample import per_sample
 from registry.generators.stylegan2.adapter import StyleGAN2Adapter
 from registry.generators.stylegan2.network import Layout, Synthesis
 from tests.registry.generators.stylegan2.support import LAYOUT, make_state
@@ -80,3 +81,37 @@ def test_one_latent_for_each_layer_may_be_given() -> None:
     torch.testing.assert_close(network(each), network(w))
     each[:, -1] = 0
     assert not torch.allclose(network(each), network(w))
+
+
+CARRIERS = [
+    "input.input",
+    "conv1.activate.bias",
+    "convs.3.activate.bias",
+    "to_rgb1.bias",
+    "to_rgbs.2.bias",
+    "convs.0.conv.modulation.bias",
+]
+
+
+@pytest.mark.parametrize("names", [[name] for name in CARRIERS] + [CARRIERS])
+def test_each_sample_sees_its_own_weights(names: list[str]) -> None:
+    rng = torch.Generator().manual_seed(1)
+    state = make_state()
+    network = Synthesis(LAYOUT).requires_grad_(False)
+    network.load_state_dict(state)
+    w = network.mapping(torch.randn((3, LAYOUT.style_dim), generator=rng))
+    offsets = {name: 0.3 * torch.randn((3, *state[name].shape), generator=rng) for name in names}
+    leaves = {name: offset.clone().requires_grad_() for name, offset in offsets.items()}
+    with per_sample(network, leaves):
+        together = network(w)
+    for number in range(3):
+        alone = Synthesis(LAYOUT).requires_grad_(False)
+        alone.load_state_dict({**state, **{name: state[name] + offsets[name][number] for name in names}})
+        torch.testing.assert_close(
+            together[number : number + 1], alone(w[number : number + 1]), atol=2e-5, rtol=1e-4
+        )
+    assert not torch.allclose(together, network(w)), "the hooks are gone afterwards"
+    together.square().sum().backward()
+    for name, leaf in leaves.items():
+        assert leaf.grad is not None, name
+        assert leaf.grad.abs().amax() > 0, name
