@@ -20,29 +20,27 @@ import numpy as np
 import torch
 from PIL import Image
 
+from registry.attribution.matched_filter import FILL, MatchedFilterNetwork
 from registry.attribution.network import AttributionNetwork
-from registry.attribution.training import CLIP, FILL, QUANTUM
+from registry.attribution.training import CLIP, QUANTUM
 from registry.progress import progress
 from verifier.network import ANGLES, SCHEMA, Network
 
 SMALLEST_SIDE = 0.75
-STRIDE_SHARE = 3 / 64
-SUFFICIENT = 0.65
-"""Above what crops reach that are misread as whole images (0.61 at most in 36); attacked whole images of
-the reference generator mostly lie above."""
-TOP = 2
+SIDE_STEP = 3 / 64
 
 
 def network_json(
-    bits: int, size: int, basis: str, evidence: Mapping[str, Any], version: int
+    network: AttributionNetwork | MatchedFilterNetwork, basis: str, evidence: Mapping[str, Any], version: int
 ) -> dict[str, Any]:
     """The description that fixes how the network's output is read."""
-    stride = max(1, round(size * STRIDE_SHARE))
-    sides = list(range(size, round(size * SMALLEST_SIDE) - 1, -stride))
+    size, search = network.size, network.search
+    step = max(1, round(size * SIDE_STEP))
+    sides = list(range(size, round(size * SMALLEST_SIDE) - 1, -step))
     return {
         "schema": SCHEMA,
         "version": version,
-        "bits": bits,
+        "bits": network.bits,
         "size": size,
         "basis": basis,
         "resample": "bicubic",
@@ -51,10 +49,10 @@ def network_json(
         "quantum": QUANTUM,
         "poses": {
             "sides": sides,
-            "stride": stride,
+            "stride": max(1, round(size * search.stride)),
             "refine": 1,
-            "top": TOP,
-            "sufficient": SUFFICIENT,
+            "top": search.top,
+            "sufficient": search.sufficient,
             "angles": list(ANGLES),
         },
         "evidence": dict(evidence),
@@ -62,7 +60,11 @@ def network_json(
 
 
 def write_package(
-    network: AttributionNetwork, folder: Path, basis: str, evidence: Mapping[str, Any], version: int = 1
+    network: AttributionNetwork | MatchedFilterNetwork,
+    folder: Path,
+    basis: str,
+    evidence: Mapping[str, Any],
+    version: int = 1,
 ) -> None:
     """Write ``network.onnx`` and ``network.json`` for the basis with digest ``basis``."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +83,7 @@ def write_package(
             dynamo=True,
             verbose=False,
         )
-    description = network_json(network.bits, network.size, basis, evidence, version)
+    description = network_json(network, basis, evidence, version)
     (folder / "network.json").write_text(json.dumps(description, indent=2) + "\n")
 
 

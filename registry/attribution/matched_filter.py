@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from registry.attribution.network import PoseSearch
+
 BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)
 FILL = 128
 """The grey of the canvas around a window, as :mod:`verifier.network` lays it out."""
@@ -236,6 +238,8 @@ class MatchedFilterNetwork(nn.Module):
     scale: torch.Tensor
     mean: torch.Tensor
     unit: torch.Tensor
+    search = PoseSearch(stride=1.0, top=1, sufficient=0.2)
+    """The key lies in the texture and moves with it, so a window's size matters and its place does not."""
     tolerates_bfloat16 = False
     batch = (16, 1)
 
