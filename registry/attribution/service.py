@@ -45,6 +45,8 @@ PSNR_DB = 34.3
 STEPS = 6_000
 LEARNED_BITS = 64
 """Evidence is shared among the directions by their eigenvalues: the 64 leading ones hold most of it."""
+QUALITY_PIXELS = 500 * 64 * 64
+"""Pixels of the images that the strength is chosen on: 500 images of 64 pixels, fewer larger ones."""
 CALIBRATION_VIEWS = 4
 FIGURE_IMAGES = 300
 OWN_IMAGES = 100
@@ -214,7 +216,7 @@ def with_quality(
 
     ``generator`` renders the copies, ``base`` the images they are compared with where that is another.
     """
-    held_out = latents[-HELD_OUT:][:500]
+    held_out = latents[-HELD_OUT:][: max(32, min(500, QUALITY_PIXELS // generator.size**2))]
     if strength is None:
         return choose_strength(generator, basis, held_out, psnr, base)
     reached = float(copy_psnr(generator, basis.with_strength(strength, {}), held_out, base).mean())
