@@ -12,14 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from registry.attribution.network import AttributionNetwork
+from registry.attribution.network import KeyNetwork
 from registry.attribution.training import Pixels, read
 
 NEWTON_STEPS = 25
 LARGEST = 4.0
 
 
-def calibrate(network: AttributionNetwork, pixels: Pixels, bits: torch.Tensor) -> None:
+def calibrate(network: KeyNetwork, pixels: Pixels, bits: torch.Tensor) -> None:
     """Fit ``network.scale`` (k,) on inputs (n, size, size, 3) with bits (n, k) of 0 and 1.
 
     Newton's method on each bit's convex one-dimensional loss, in (1/50, 4).
@@ -35,7 +35,7 @@ def calibrate(network: AttributionNetwork, pixels: Pixels, bits: torch.Tensor) -
     network.scale.copy_(temperature)
 
 
-def reliability(network: AttributionNetwork, pixels: Pixels, bits: torch.Tensor) -> dict[str, list[float]]:
+def reliability(network: KeyNetwork, pixels: Pixels, bits: torch.Tensor) -> dict[str, list[float]]:
     """The reliability diagram over the filled ones of ten bins of confidence ``max(p, 1 - p)``.
 
     ``claimed`` and ``observed`` are means within each bin, ``share`` its share of all bits;

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from registry.attribution.matched_filter import FILL, MatchedFilterNetwork
-from registry.attribution.network import AttributionNetwork
+from registry.attribution.matched_filter import FILL
+from registry.attribution.network import KeyNetwork
 from registry.attribution.training import CLIP, QUANTUM
 from registry.progress import progress
 from verifier.network import ANGLES, SCHEMA, Network
@@ -31,7 +31,7 @@ SIDE_STEP = 3 / 64
 
 
 def network_json(
-    network: AttributionNetwork | MatchedFilterNetwork, basis: str, evidence: Mapping[str, Any], version: int
+    network: KeyNetwork, basis: str, evidence: Mapping[str, Any], version: int
 ) -> dict[str, Any]:
     """The description that fixes how the network's output is read."""
     size, search = network.size, network.search
@@ -60,7 +60,7 @@ def network_json(
 
 
 def write_package(
-    network: AttributionNetwork | MatchedFilterNetwork,
+    network: KeyNetwork,
     folder: Path,
     basis: str,
     evidence: Mapping[str, Any],

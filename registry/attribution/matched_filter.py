@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from registry.attribution.network import PoseSearch
+from registry.attribution.network import KeyNetwork, PoseSearch
 
 BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)
 FILL = 128
@@ -163,14 +163,15 @@ class Whitening(nn.Module):
             nn.Conv2d(width, width, 3, padding=2, dilation=2),
             nn.BatchNorm2d(width),
             nn.ReLU(),
-            nn.Conv2d(width, 3, 3, padding=1),
         )
-        nn.init.zeros_(self.body[-1].weight)
-        nn.init.zeros_(self.body[-1].bias)
+        self.last = nn.Conv2d(width, 3, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         sharp = self.gain * high_pass(residual)
-        corrected: torch.Tensor = sharp + self.body(torch.cat([x, self.gain * residual, sharp], 1))
+        corrected: torch.Tensor = sharp + self.last(self.body(torch.cat([x, self.gain * residual, sharp], 1)))
         return corrected
 
 
@@ -229,13 +230,12 @@ class Filters:
     filters: torch.Tensor
 
 
-class MatchedFilterNetwork(nn.Module):
+class MatchedFilterNetwork(KeyNetwork):
     """Pixels uint8 (n, size, size, 3) -> logits float32 (n, bits); see the module.
 
     ``scale`` (bits,) holds the calibration: one inverse temperature per bit, 1 while training.
     """
 
-    scale: torch.Tensor
     mean: torch.Tensor
     unit: torch.Tensor
     search = PoseSearch(stride=1.0, top=1, sufficient=0.2)

@@ -75,12 +75,14 @@ class _Block(nn.Module):
         return x + self.body(x)
 
 
-class AttributionNetwork(nn.Module):
-    """Pixels uint8 (n, size, size, 3) -> logits float32 (n, bits), the log-odds of each bit being +1.
+class KeyNetwork(nn.Module):
+    """What every attribution network is: pixels uint8 (n, size, size, 3) -> logits float32 (n, bits).
 
     ``scale`` (bits,) holds the calibration: one inverse temperature per bit, 1 while training.
     """
 
+    bits: int
+    size: int
     scale: torch.Tensor
     search = PoseSearch(stride=3 / 64, top=2, sufficient=0.65)
     """0.65 lies above what crops reach that are misread as whole images (0.61 at most in 36); attacked whole
@@ -88,6 +90,13 @@ class AttributionNetwork(nn.Module):
     tolerates_bfloat16 = True
     batch = (40, 2)
     """Images rendered for one training step, and attacked views of each."""
+
+
+class AttributionNetwork(KeyNetwork):
+    """Pixels uint8 (n, size, size, 3) -> logits float32 (n, bits), the log-odds of each bit being +1.
+
+    ``scale`` (bits,) holds the calibration: one inverse temperature per bit, 1 while training.
+    """
 
     def __init__(self, bits: int, resolution: Resolution, features: int = FEATURES) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from registry.attribution.attacks import training_attack
 from registry.attribution.calibration import calibrate, reliability
 from registry.attribution.export import write_foreign, write_package
-from registry.attribution.network import AttributionNetwork
+from registry.attribution.network import KeyNetwork
 from registry.attribution.training import (
     RenderedImages,
     attacked_input,
@@ -247,9 +247,7 @@ def build_package(
     return package
 
 
-def calibrate_and_measure(
-    network: AttributionNetwork, source: RenderedImages
-) -> dict[str, dict[str, object]]:
+def calibrate_and_measure(network: KeyNetwork, source: RenderedImages) -> dict[str, dict[str, object]]:
     """Calibrate on one half of the latents; evidence under each attack and reliability on the other."""
     half, size = len(source.latents) // 2, network.size
     rng = np.random.default_rng(0)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from registry.attribution.attacks import ATTACKS, Attack, Rng, crop_and_rescale, training_attack
 from registry.attribution.matched_filter import FILL, MatchedFilterNetwork
-from registry.attribution.network import FEATURES, AttributionNetwork, Resolution
+from registry.attribution.network import FEATURES, AttributionNetwork, KeyNetwork, Resolution
 from registry.fingerprints.basis import Basis
 from registry.fingerprints.learned import filters_of
 from registry.generators.adapters import Generator, to_images
@@ -115,7 +115,7 @@ def attacked_input(image: Image.Image, size: int, rng: Rng) -> Pixels:
     return whole(training_attack(image, rng), size)
 
 
-def new_network(source: RenderedImages, work: Path) -> AttributionNetwork | MatchedFilterNetwork:
+def new_network(source: RenderedImages, work: Path) -> KeyNetwork:
     """An untrained network that fits the basis.
 
     A basis learned on an autoencoder gets the network that begins as its filters (``work`` keeps them), any
@@ -135,9 +135,7 @@ def new_network(source: RenderedImages, work: Path) -> AttributionNetwork | Matc
     return network
 
 
-def train_network(
-    source: RenderedImages, work: Path, steps: int, renders: int | None = None
-) -> AttributionNetwork | MatchedFilterNetwork:
+def train_network(source: RenderedImages, work: Path, steps: int, renders: int | None = None) -> KeyNetwork:
     """Binary cross-entropy over attacked views of ``renders`` images a step; resumes from ``work``."""
     network = new_network(source, work)
     size, (usual, views) = network.size, network.batch
@@ -170,7 +168,7 @@ def train_network(
 
 
 @torch.no_grad()
-def read(network: AttributionNetwork, pixels: Pixels) -> torch.Tensor:
+def read(network: KeyNetwork, pixels: Pixels) -> torch.Tensor:
     """Logits (n, bits) of inputs (n, size, size, 3)."""
     return torch.cat(
         [network(torch.from_numpy(part)) for part in np.array_split(pixels, len(pixels) // 64 + 1)]
@@ -178,7 +176,7 @@ def read(network: AttributionNetwork, pixels: Pixels) -> torch.Tensor:
 
 
 def evidence_under(
-    network: AttributionNetwork,
+    network: KeyNetwork,
     images: list[Image.Image],
     bits: torch.Tensor,
     views: dict[str, Callable[[Image.Image, Rng], Pixels]],

@@ -132,7 +132,9 @@ def best_directions(
     """
     signal, noise, distortion = signal.double(), noise.double(), distortion.double()
     spread = _spread(noise)
-    cost = distortion.diagonal().sqrt().clamp_min(1e-12)
+    # A bias before a normalisation of its own channel costs nothing and shows nothing: no step there.
+    cost = distortion.diagonal().sqrt()
+    cost = cost.clamp_min(1e-2 * float(cost.median()))
     eye = torch.eye(len(noise), dtype=torch.float64)
     correlation = (1 - SHRINKAGE) * noise / spread[:, None] / spread + SHRINKAGE * eye
     response = signal / spread[:, None] / cost

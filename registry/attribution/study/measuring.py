@@ -24,7 +24,7 @@ from PIL import Image
 
 from registry.attribution import service
 from registry.attribution.calibration import calibrate
-from registry.attribution.network import AttributionNetwork
+from registry.attribution.network import KeyNetwork
 from registry.attribution.perceptual import Lpips, Perceptual, choose_perceptual
 from registry.attribution.study.plan import Point, Sweep
 from registry.attribution.study.results import (
@@ -434,14 +434,14 @@ def _distances(base: Features, copy: Features, real: Features | None) -> dict[st
     return found
 
 
-def _calibrate(network: AttributionNetwork, source: RenderedImages) -> None:
+def _calibrate(network: KeyNetwork, source: RenderedImages) -> None:
     rng = np.random.default_rng(0)
     images, bits = source.draw(CALIBRATION, torch.Generator().manual_seed(1))
     views = [attacked_input(image, network.size, rng) for image in images for _ in range(CALIBRATION_VIEWS)]
     calibrate(network, np.stack(views), bits.repeat_interleave(CALIBRATION_VIEWS, 0))
 
 
-def _quantised(network: AttributionNetwork, pixels: Pixels) -> NDArray[Any]:
+def _quantised(network: KeyNetwork, pixels: Pixels) -> NDArray[Any]:
     return np.rint(np.clip(read(network, pixels).numpy(), -CLIP, CLIP) / QUANTUM)
 
 

@@ -173,7 +173,7 @@ def test_the_projected_scheme_is_refused_where_the_latent_is_no_style(
     sqlite_home: Home, request: pytest.FixtureRequest
 ) -> None:
     weights = request.getfixturevalue("tiny").weights
-    with pytest.raises(InputError, match="--scheme pca-projected: not possible with this latent-diffusion model"):
+    with pytest.raises(InputError, match="pca-projected: not possible with this latent-diffusion"):
         generators.add_model(
             sqlite_home, MODEL, "latent-diffusion", str(weights), SchemeOptions("pca-projected")
         )
