@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,16 @@ from safetensors.torch import load_file, save_file
 from registry.attribution.attacks import training_attack
 from registry.attribution.calibration import calibrate, reliability
 from registry.attribution.export import write_foreign, write_package
-from registry.attribution.network import KeyNetwork
+from registry.attribution.network import KeyNetwork, PoseSearch
 from registry.attribution.training import (
+    CLIP,
     RenderedImages,
     attacked_input,
     evidence_under,
+    read,
     standard_views,
     train_network,
+    whole,
 )
 from registry.db import Database
 from registry.fingerprints.basis import Basis
@@ -38,6 +42,7 @@ from registry.generators.photographs import encoding_crop, load_images
 from registry.interrupts import between_steps
 from registry.progress import progress
 from registry.storage import Storage
+from verifier.evidence import log_cosh
 
 HELD_OUT = 1_000
 """Further latents, for choosing the strength, calibration and the card's figures."""
@@ -48,6 +53,8 @@ LEARNED_BITS = 64
 QUALITY_PIXELS = 500 * 64 * 64
 """Pixels of the images that the strength is chosen on: 500 images of 64 pixels, fewer larger ones."""
 CALIBRATION_VIEWS = 4
+USUAL = 0.1
+"""Share of attacked whole images that may be searched for poses in vain."""
 FIGURE_IMAGES = 300
 OWN_IMAGES = 100
 CHUNK = 100
@@ -247,6 +254,20 @@ def build_package(
     return package
 
 
+def sufficient_search(
+    network: KeyNetwork, images: Sequence[Image.Image], rng: np.random.Generator
+) -> PoseSearch:
+    """The network's pose search, content with what attacked whole images mostly reach.
+
+    A network that is never as sure as ``search.sufficient`` would search poses for every image, and the
+    surest of many wrong ones would be taken for the right one.
+    """
+    pixels = np.stack([whole(training_attack(image, rng), network.size) for image in images])
+    confidence = log_cosh(read(network, pixels).clamp(-CLIP, CLIP).numpy().astype(np.float64)).mean(1)
+    usual = float(np.quantile(confidence, USUAL))
+    return replace(network.search, sufficient=round(min(network.search.sufficient, usual), 4))
+
+
 def calibrate_and_measure(network: KeyNetwork, source: RenderedImages) -> dict[str, dict[str, object]]:
     """Calibrate on one half of the latents; evidence under each attack and reliability on the other."""
     half, size = len(source.latents) // 2, network.size
@@ -259,6 +280,7 @@ def calibrate_and_measure(network: KeyNetwork, source: RenderedImages) -> dict[s
     )
     labels = bits.repeat_interleave(CALIBRATION_VIEWS, 0)
     calibrate(network, pixels, labels)
+    network.search = sufficient_search(network, images, rng)
     images, bits = RenderedImages(source.generator, source.basis, source.latents[half:]).draw(
         min(half, FIGURE_IMAGES), torch.Generator().manual_seed(2)
     )

@@ -4,15 +4,16 @@ from registry.errors import InputError
 from registry.fingerprints.basis import Basis
 from registry.generators.adapters import get_adapter
 from registry.generators.builtin import known_builtins, resolve_builtin
+from registry.generators.sampling import adapter_of
 from registry.storage import folder_manifest, manifest_digest
 from verifier.network import Network
 
 
 def test_every_builtin_is_whole_and_its_parts_belong_together() -> None:
-    assert "flowers-ldm@1" in known_builtins()
+    assert {"flowers-ldm@1", "flowers-ldm-128@1", "flowers-stylegan2@1"} <= set(known_builtins())
     for name in known_builtins():
         builtin = resolve_builtin(f"builtin:{name}")
-        get_adapter("latent-diffusion").check(builtin.weights)
+        get_adapter(adapter_of(builtin.weights)).check(builtin.weights)
         assert builtin.basis is not None
         assert builtin.network is not None
         basis = Basis.load(builtin.basis)
