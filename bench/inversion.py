@@ -36,6 +36,7 @@ from registry.attribution.inversion import ContentSpace, Inversion, Settings, co
 from registry.attribution.perceptual import Perceptual, choose_perceptual
 from registry.attribution.service import copies_generator
 from registry.generators.adapters import Generator, to_images
+from registry.storage import atomic_file
 from verifier.evidence import log10_tail
 
 ATTACKED: dict[str, Attack] = {
@@ -103,9 +104,8 @@ class Bench:
         if path.exists():
             return Reading(**json.loads(path.read_text()))
         reading = read()
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(reading)) + "\n")
-        partial.replace(path)
+        with atomic_file(path) as file:
+            file.write(json.dumps(asdict(reading)).encode() + b"\n")
         return reading
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from registry.interrupts import between_steps
 from registry.progress import Progress
+from registry.storage import atomic_file
 
 Loss = Callable[[torch.Generator], tuple[torch.Tensor, dict[str, float]]]
 """Draws a batch from the generator it is given; returns the loss and figures worth showing."""
@@ -50,9 +51,8 @@ class Training(Generic[M]):
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        with atomic_file(self.checkpoint) as file:
+            torch.save(state, file)
 
     def rate(self) -> float:
         """Linear warm-up over 200 steps, then a cosine to a fiftieth of the peak."""
@@ -97,13 +97,15 @@ class Training(Generic[M]):
         self._whole = False
         self.optimizer.step()
         self.step += 1
-        self._average()
+        move_average(self.averaged, self.model, self.ema_decay, self.step)
         self._whole = True
 
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.ema_decay, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
-        for kept, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
-            kept.copy_(buffer)
+
+@torch.no_grad()
+def move_average(averaged: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """Move the weights' exponential average after ``step`` steps; the first steps forget faster."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(averaged.parameters(), model.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
+    for kept, buffer in zip(averaged.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)

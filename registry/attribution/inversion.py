@@ -57,6 +57,7 @@ from registry.generators.adapters import Adapter, Generator, get_adapter
 from registry.generators.models import Model
 from registry.interrupts import between_steps
 from registry.progress import progress
+from registry.storage import atomic_file
 from verifier.certificate import COPY_PREFIX
 from verifier.evidence import log10_family, log10_tail
 from verifier.images import load_image
@@ -321,9 +322,8 @@ class Inversion:
             "optimizer": self.optimizer.state_dict(),
         }
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.checkpoint)
+        with atomic_file(self.checkpoint) as file:
+            torch.save(state, file)
 
     def _load(self) -> None:
         if not self.checkpoint.exists():

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from registry.attribution.attacks import training_attack
 from registry.attribution.calibration import calibrate, reliability
@@ -41,7 +41,7 @@ from registry.generators.models import Model
 from registry.generators.photographs import encoding_crop, load_images
 from registry.interrupts import between_steps
 from registry.progress import progress
-from registry.storage import Storage
+from registry.storage import Storage, atomic_file
 from verifier.evidence import log_cosh
 
 HELD_OUT = 1_000
@@ -112,9 +112,8 @@ def draw_latents(
                     drawn = _encoded(generator, mixed, start, n)
                 else:
                     drawn = generator.sample_latents(CHUNK, seed=start)
-                partial = path.with_suffix(".partial")
-                save_file({"latents": drawn}, partial)
-                partial.replace(path)
+                with atomic_file(path) as file:
+                    file.write(save({"latents": drawn}))
             chunks.append(load_file(path)["latents"])
             bar.update(min(start + CHUNK, n))
     return torch.cat(chunks)[:n]

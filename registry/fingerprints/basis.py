@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from registry.errors import InputError
+from registry.storage import atomic_file
 
 if TYPE_CHECKING:
     import torch
@@ -119,9 +120,8 @@ class Basis:
 
     def save(self, path: Path) -> None:
         """Write the basis to ``path``, whole or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        partial.write_bytes(self.to_bytes())
-        partial.replace(path)
+        with atomic_file(path) as file:
+            file.write(self.to_bytes())
 
     @classmethod
     def load(cls, path: Path) -> Basis:

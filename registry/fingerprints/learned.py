@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from registry.attribution.attacks import training_attack
 from registry.attribution.matched_filter import Filters, high_pass, read_parameters, statistics
@@ -42,6 +42,7 @@ from registry.generators.latent_diffusion.files import parameter_name
 from registry.generators.per_sample import per_sample
 from registry.interrupts import between_steps
 from registry.progress import progress
+from registry.storage import atomic_file
 
 PARAMETERS = 2304
 """At most so many parameters carry the key: the matrices of this side stay within seconds and 50 MB."""
@@ -96,7 +97,8 @@ def learn_directions(
     spread = _spread(noise)
     split = directions.T.float().split([shape.numel() for shape in shapes], 1)
     reading = {"mean": mean, "spread": spread, "filters": (filters * spread[:, None]).float().contiguous()}
-    save_file(reading, work / FILTERS, {"names": json.dumps(names)})
+    with atomic_file(work / FILTERS) as file:
+        file.write(save(reading, {"names": json.dumps(names)}))
     by_target = {
         target(name): part.reshape(bits, *shape).contiguous().numpy()
         for name, part, shape in zip(names, split, shapes, strict=True)
@@ -186,9 +188,8 @@ def _averages(
                     bar.update(number * total + sum(map(len, plain)))
                 jacobian = torch.cat(plain)
                 grams = {"F": jacobian @ torch.cat(residual).T, "M": jacobian @ jacobian.T}
-                partial = cached.with_suffix(".partial")
-                save_file(grams, partial)
-                partial.replace(cached)
+                with atomic_file(cached) as file:
+                    file.write(save(grams))
             grams = load_file(cached)
             signal += grams["F"] / len(windows)
             distortion += grams["M"] / len(windows)
@@ -238,5 +239,6 @@ def _noise(
             found.append(statistics(stage, names, pixels))
             bar.update(BATCH // 2 * len(found))
     mean, covariance = torch.cat(found).mean(0), torch.cov(torch.cat(found).T)
-    save_file({"mean": mean, "N": covariance}, cached)
+    with atomic_file(cached) as file:
+        file.write(save({"mean": mean, "N": covariance}))
     return mean, covariance

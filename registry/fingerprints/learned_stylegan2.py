@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from registry.attribution.attacks import training_attack
 from registry.errors import InputError
@@ -35,6 +35,7 @@ from registry.generators.stylegan2.adapter import StyleGAN2
 from registry.generators.stylegan2.network import Synthesis
 from registry.interrupts import between_steps
 from registry.progress import progress
+from registry.storage import atomic_file
 
 SIDE = 64
 """Side in pixels of the images whose statistics are taken, at most."""
@@ -190,9 +191,8 @@ class Statistics:
                 self.sums["M"] += jacobian @ jacobian.T
                 self.count = number + 1
                 if self.count == len(latents) or self.count % max(1, len(latents) // 4) == 0:
-                    partial = self.path.with_suffix(".partial")
-                    save_file({**self.sums, "count": torch.tensor(self.count)}, partial)
-                    partial.replace(self.path)
+                    with atomic_file(self.path) as kept:
+                        kept.write(save({**self.sums, "count": torch.tensor(self.count)}))
                 bar.update(self.count)
 
 
@@ -235,9 +235,8 @@ def _content(generator: StyleGAN2, latents: torch.Tensor, cached: Path) -> torch
             for part in _attacked(generator, chosen):
                 images.append(part)
                 bar.update(sum(map(len, images)))
-        partial = cached.with_suffix(".partial")
-        save_file({"images": torch.cat(images)}, partial)
-        partial.replace(cached)
+        with atomic_file(cached) as file:
+            file.write(save({"images": torch.cat(images)}))
     found = load_file(cached)["images"].float() / 255
     return found - found.mean(0)
 

@@ -61,6 +61,7 @@ from registry.generators.models import Model
 from registry.generators.photographs import load_images, load_photographs
 from registry.home import Home
 from registry.progress import progress
+from registry.storage import atomic_file
 from verifier.evidence import log10_family, log10_tail
 from verifier.network import Network
 
@@ -380,10 +381,8 @@ class _Bench:
             return None
 
     def _keep(self, folder: Path, result: Result) -> None:
-        path = folder / self._figures_name()
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(result.document(), indent=1) + "\n")
-        partial.replace(path)
+        with atomic_file(folder / self._figures_name()) as file:
+            file.write(json.dumps(result.document(), indent=1).encode() + b"\n")
 
 
 @torch.no_grad()

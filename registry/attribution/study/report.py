@@ -15,6 +15,7 @@ from PIL import Image
 
 from registry.attribution.study.plots import ROWS, legend, measures, overview, panel
 from registry.attribution.study.results import ATTACKS, CLEAN, GOAL, KEYS, MIX, NEEDED, Result, Study
+from registry.storage import atomic_file
 
 LARGEST_PICTURE = 256
 
@@ -77,9 +78,8 @@ def write_report(study: Study, path: Path) -> None:
         f"<title>Study of {escape(study.model)}</title><style>{STYLE}</style></head>"
         f"<body>{''.join(sections)}</body></html>\n"
     )
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with atomic_file(path) as file:
+        file.write(page.encode())
 
 
 def _heading(study: Study) -> str:

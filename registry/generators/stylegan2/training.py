@@ -26,6 +26,8 @@ from registry.generators.stylegan2.checkpoints import save_model
 from registry.generators.stylegan2.network import GAIN, SLOPE, EqualLinear, Layout, Synthesis
 from registry.interrupts import between_steps
 from registry.progress import progress
+from registry.storage import atomic_file
+from registry.training import move_average
 
 WIDTHS = {32: (128, 96, 64, 48), 64: (192, 160, 128, 96, 48)}
 """Channels by side of the images: at most 8 M parameters."""
@@ -128,15 +130,8 @@ class _State:
     def save(self) -> None:
         names = ("generator", "discriminator", "averaged", "of_generator", "of_discriminator")
         state = {name: getattr(self, name).state_dict() for name in names}
-        partial = self.checkpoint.with_suffix(".partial")
-        torch.save({"step": self.step, **state}, partial)
-        partial.replace(self.checkpoint)
-
-    @torch.no_grad()
-    def average(self) -> None:
-        decay = min(AVERAGE, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.averaged.parameters(), self.generator.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        with atomic_file(self.checkpoint) as file:
+            torch.save({"step": self.step, **state}, file)
 
 
 def train(photographs: torch.Tensor, size: int, work: Path, steps: int, batch: int) -> Synthesis:
@@ -152,7 +147,7 @@ def train(photographs: torch.Tensor, size: int, work: Path, steps: int, batch: i
             check()
             shown = _step(state, photographs, size, batch, min(1.0, 2 - 2 * state.step / steps))
             state.step += 1
-            state.average()
+            move_average(state.averaged, state.generator, AVERAGE, state.step)
             bar.update(state.step, **shown)
             if state.step % SAVE_EVERY == 0 or state.step == steps:
                 state.save()
