@@ -1,6 +1,7 @@
 """Calibration: logits that mean what they say, on images and attacks that training has not seen.
 
-    calibrate(network, pixels, bits)     # sets network.scale in place
+    calibrate(network, pixels, bits)                        # sets network.scale in place
+    calibrate_on(network, source, 500, views=4, rng=rng)    # the same on attacked images of ``source``
 
 Each bit gets one inverse temperature (Guo et al. 2017) that minimises the cross-entropy of held-out
 attacked images: bits that are read badly then count for little in a score.
@@ -11,9 +12,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from registry.attribution.attacks import Rng
 from registry.attribution.network import KeyNetwork
-from registry.attribution.training import Pixels, read
+from registry.attribution.training import Pixels, RenderedImages, attacked_input, read
 
 NEWTON_STEPS = 25
 LARGEST = 4.0
@@ -33,6 +36,16 @@ def calibrate(network: KeyNetwork, pixels: Pixels, bits: torch.Tensor) -> None:
         curvature = (probability * (1 - probability) * logits.square()).mean(0).clamp_min(1e-6)
         temperature = (temperature - (slope / curvature).clamp(-0.5, 0.5)).clamp(0.02, LARGEST)
     network.scale.copy_(temperature)
+
+
+def calibrate_on(
+    network: KeyNetwork, source: RenderedImages, n: int, views: int, rng: Rng
+) -> list[Image.Image]:
+    """Calibrate on ``views`` attacked views of each of ``n`` images of ``source``; returns the images."""
+    images, bits = source.draw(n, torch.Generator().manual_seed(1))
+    seen = [attacked_input(image, network.size, rng) for image in images for _ in range(views)]
+    calibrate(network, np.stack(seen), bits.repeat_interleave(views, 0))
+    return images
 
 
 def reliability(network: KeyNetwork, pixels: Pixels, bits: torch.Tensor) -> dict[str, list[float]]:

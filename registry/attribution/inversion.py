@@ -48,7 +48,7 @@ from safetensors.torch import load_file
 
 from registry.attribution.perceptual import Perceptual, choose_perceptual
 from registry.attribution.service import CHUNK, copies_generator, draw_latents
-from registry.attribution.training import CLIP, QUANTUM
+from registry.attribution.training import QUANTUM, quantised
 from registry.errors import InputError
 from registry.fingerprints.basis import Basis
 from registry.fingerprints.pca import LATENTS
@@ -303,9 +303,9 @@ class Inversion:
             for i in range(len(loss))
         ]
         weights = torch.exp(-(loss / loss[best].clamp_min(1e-9) - 1) / SPREAD).double()
-        logits = (weights / weights.sum() @ self.key.double()).numpy()
+        logits = weights / weights.sum() @ self.key.double()
         return Result(
-            logits=np.rint(np.clip(logits, -CLIP, CLIP) / QUANTUM).astype(np.int32),
+            logits=quantised(logits).astype(np.int32),
             bits=np.where(bits[best].numpy(), 1, -1).astype(np.int8),
             loss=starts[best].loss,
             starts=starts,

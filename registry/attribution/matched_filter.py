@@ -231,10 +231,7 @@ class Filters:
 
 
 class MatchedFilterNetwork(KeyNetwork):
-    """Pixels uint8 (n, size, size, 3) -> logits float32 (n, bits); see the module.
-
-    ``scale`` (bits,) holds the calibration: one inverse temperature per bit, 1 while training.
-    """
+    """Reads the base autoencoder's residual by the filters of a learned basis; see the module."""
 
     mean: torch.Tensor
     unit: torch.Tensor
@@ -244,8 +241,8 @@ class MatchedFilterNetwork(KeyNetwork):
     batch = (16, 1)
 
     def __init__(self, first_stage: Any, filters: Filters, size: int) -> None:
-        super().__init__()
-        self.names, self.size, self.bits = filters.names, size, filters.filters.shape[1]
+        super().__init__(filters.filters.shape[1], size)
+        self.names = filters.names
         self.first_stage = first_stage.eval().requires_grad_(False)
         self.whitening = Whitening()
         # Weights near one, whatever the number of parameters, so that one learning rate fits all.
@@ -256,7 +253,6 @@ class MatchedFilterNetwork(KeyNetwork):
         with torch.no_grad():
             self.head.weight.copy_(FIRST_SCALE * root * filters.filters.T)
             self.head.bias.zero_()
-        self.register_buffer("scale", torch.ones(self.bits))
 
     def train(self, mode: bool = True) -> MatchedFilterNetwork:
         """The autoencoder stays as it is."""

@@ -76,7 +76,8 @@ class _Block(nn.Module):
 
 
 class KeyNetwork(nn.Module):
-    """What every attribution network is: pixels uint8 (n, size, size, 3) -> logits float32 (n, bits).
+    """What every attribution network is: pixels uint8 (n, size, size, 3) -> logits float32 (n, bits), the
+    log-odds of each bit being +1.
 
     ``scale`` (bits,) holds the calibration: one inverse temperature per bit, 1 while training.
     """
@@ -91,16 +92,18 @@ class KeyNetwork(nn.Module):
     batch = (40, 2)
     """Images rendered for one training step, and attacked views of each."""
 
+    def __init__(self, bits: int, size: int) -> None:
+        super().__init__()
+        self.bits, self.size = bits, size
+        self.register_buffer("scale", torch.ones(bits))
+
 
 class AttributionNetwork(KeyNetwork):
-    """Pixels uint8 (n, size, size, 3) -> logits float32 (n, bits), the log-odds of each bit being +1.
-
-    ``scale`` (bits,) holds the calibration: one inverse temperature per bit, 1 while training.
-    """
+    """Reads a pattern fixed in place: estimates a grid from the image and maps it to the bits."""
 
     def __init__(self, bits: int, resolution: Resolution, features: int = FEATURES) -> None:
-        super().__init__()
-        self.bits, self.size, self.features = bits, resolution.size, features
+        super().__init__(bits, resolution.size)
+        self.features = features
         layers: list[nn.Module] = []
         stages = resolution.stride.bit_length() - 1
         inputs = 3
@@ -113,7 +116,6 @@ class AttributionNetwork(KeyNetwork):
             inputs = width
         self.trunk = nn.Sequential(*layers, nn.Conv2d(inputs, features, 1))
         self.head = nn.Linear(features * resolution.grid**2, bits)
-        self.register_buffer("scale", torch.ones(bits))
 
     def start_from(self, directions: NDArray) -> None:  # type: ignore[type-arg]
         """Let the linear layer begin as the basis: ``directions`` (bits, c, grid, grid), c <= features."""

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save
 
 from registry.attribution.attacks import training_attack
-from registry.attribution.calibration import calibrate, reliability
+from registry.attribution.calibration import calibrate_on, reliability
 from registry.attribution.export import write_foreign, write_package
 from registry.attribution.network import KeyNetwork, PoseSearch
 from registry.attribution.training import (
@@ -271,18 +271,10 @@ def calibrate_and_measure(network: KeyNetwork, source: RenderedImages) -> dict[s
     """Calibrate on one half of the latents; evidence under each attack and reliability on the other."""
     half, size = len(source.latents) // 2, network.size
     rng = np.random.default_rng(0)
-    images, bits = RenderedImages(source.generator, source.basis, source.latents[:half]).draw(
-        half, torch.Generator().manual_seed(1)
-    )
-    pixels = np.stack(
-        [attacked_input(image, size, rng) for image in images for _ in range(CALIBRATION_VIEWS)]
-    )
-    labels = bits.repeat_interleave(CALIBRATION_VIEWS, 0)
-    calibrate(network, pixels, labels)
+    first, second = (replace(source, latents=part) for part in source.latents.tensor_split([half]))
+    images = calibrate_on(network, first, half, CALIBRATION_VIEWS, rng)
     network.search = sufficient_search(network, images, rng)
-    images, bits = RenderedImages(source.generator, source.basis, source.latents[half:]).draw(
-        min(half, FIGURE_IMAGES), torch.Generator().manual_seed(2)
-    )
+    images, bits = second.draw(min(half, FIGURE_IMAGES), torch.Generator().manual_seed(2))
     unseen = np.stack([attacked_input(image, size, rng) for image in images])
     return {
         "attacks": dict(evidence_under(network, images, bits, standard_views(size))),

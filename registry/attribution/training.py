@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,11 @@ class RenderedImages:
     basis: Basis
     latents: torch.Tensor
 
+    @property
+    def autoencoder(self) -> Any | None:
+        """The generator's own autoencoder, if the key is read off the residual that it leaves of an image."""
+        return getattr(self.generator, "first_stage", None) if self.basis.scheme == "learned" else None
+
     def draw(self, n: int, rng: torch.Generator) -> tuple[list[Image.Image], torch.Tensor]:
         """``n`` images at random latents and keys, and their bits float32 (n, bits) of 0 and 1."""
         chosen = torch.randint(0, len(self.latents), (n,), generator=rng)
@@ -60,7 +66,7 @@ class RenderedImages:
     def render(self, latents: torch.Tensor, bits: torch.Tensor) -> list[Image.Image]:
         """Images of these latents under these bits."""
         # The half precision's own noise, some 45 dB, covers a residual that is read to that depth.
-        half = self.basis.scheme != "learned"
+        half = self.autoencoder is None
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             return to_images(self.generator.render(latents, self.basis.offsets(2 * bits - 1)))
 
@@ -121,10 +127,9 @@ def new_network(source: RenderedImages, work: Path) -> KeyNetwork:
     A basis learned on an autoencoder gets the network that begins as its filters (``work`` keeps them), any
     other the one whose head starts as the basis where that is a pattern on the grid.
     """
-    stage = getattr(source.generator, "first_stage", None)
-    if source.basis.scheme == "learned" and stage is not None:
+    if source.autoencoder is not None:
         filters = filters_of(source.generator, source.basis, source.latents, work)
-        return MatchedFilterNetwork(stage, filters, source.generator.size)
+        return MatchedFilterNetwork(source.autoencoder, filters, source.generator.size)
     latent_shape = source.generator.latent_shape
     resolution = Resolution.of(source.generator.size, latent_shape)
     channels = latent_shape[0] if len(latent_shape) == 3 else 0
@@ -175,6 +180,11 @@ def read(network: KeyNetwork, pixels: Pixels) -> torch.Tensor:
     )
 
 
+def quantised(logits: torch.Tensor) -> NDArray[np.float64]:
+    """Logits in whole quanta, clipped: what a verifier makes of the network's answer."""
+    return np.asarray(np.rint(logits.double().clamp(-CLIP, CLIP).numpy() / QUANTUM))
+
+
 def evidence_under(
     network: KeyNetwork,
     images: list[Image.Image],
@@ -187,11 +197,11 @@ def evidence_under(
     signs = 2 * bits.numpy() - 1
     for name, view in views.items():
         rng = np.random.default_rng(seed)
-        logits = read(network, np.stack([view(image, rng) for image in images])).numpy()
-        clipped = np.rint(np.clip(logits, -CLIP, CLIP) / QUANTUM)
-        decades = [-log10_tail(row, float(row @ sign)) for row, sign in zip(clipped, signs, strict=True)]
+        logits = read(network, np.stack([view(image, rng) for image in images]))
+        rows = quantised(logits)
+        decades = [-log10_tail(row, float(row @ sign)) for row, sign in zip(rows, signs, strict=True)]
         table[name] = {
-            "bits_right": float(((logits > 0) == (signs > 0)).mean()),
+            "bits_right": float(((logits > 0).numpy() == (signs > 0)).mean()),
             "evidence_5": float(np.quantile(decades, 0.05)),
             "evidence_50": float(np.median(decades)),
         }

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from registry.attribution import service
-from registry.attribution.calibration import calibrate
-from registry.attribution.network import KeyNetwork
+from registry.attribution.calibration import calibrate_on
 from registry.attribution.perceptual import Lpips, Perceptual, choose_perceptual
 from registry.attribution.study.plan import Point, Sweep
 from registry.attribution.study.results import (
@@ -39,16 +38,7 @@ from registry.attribution.study.results import (
     front,
     recommend,
 )
-from registry.attribution.training import (
-    CLIP,
-    QUANTUM,
-    Pixels,
-    RenderedImages,
-    attacked_input,
-    read,
-    train_network,
-    whole,
-)
+from registry.attribution.training import Pixels, RenderedImages, quantised, read, train_network, whole
 from registry.errors import InputError
 from registry.fingerprints.basis import Basis
 from registry.fingerprints.frechet import Features, frechet_distance, frechet_increase, image_features
@@ -296,8 +286,9 @@ class _Bench:
         basis = Basis.load(folder / "basis.safetensors")
         source = RenderedImages(self._copies(basis), basis, self.seen)
         network = train_network(source, folder, self.sweep.steps).eval()
-        _calibrate(network, replace(source, latents=self.unseen[:CALIBRATION]))
-        quality, attacks = self._figures(basis, lambda pixels: _quantised(network, pixels), network.size)
+        unseen = replace(source, latents=self.unseen[:CALIBRATION])
+        calibrate_on(network, unseen, CALIBRATION, CALIBRATION_VIEWS, np.random.default_rng(0))
+        quality, attacks = self._figures(basis, lambda pixels: quantised(read(network, pixels)), network.size)
         result = Result(point, basis.strength, quality, attacks, self.sweep.steps, time.monotonic() - started)
         self._keep(folder, result)
         return result
@@ -431,17 +422,6 @@ def _distances(base: Features, copy: Features, real: Features | None) -> dict[st
             "frechet_increase_high": increase.high,
         }
     return found
-
-
-def _calibrate(network: KeyNetwork, source: RenderedImages) -> None:
-    rng = np.random.default_rng(0)
-    images, bits = source.draw(CALIBRATION, torch.Generator().manual_seed(1))
-    views = [attacked_input(image, network.size, rng) for image in images for _ in range(CALIBRATION_VIEWS)]
-    calibrate(network, np.stack(views), bits.repeat_interleave(CALIBRATION_VIEWS, 0))
-
-
-def _quantised(network: KeyNetwork, pixels: Pixels) -> NDArray[Any]:
-    return np.rint(np.clip(read(network, pixels).numpy(), -CLIP, CLIP) / QUANTUM)
 
 
 def accuracies(readings: Mapping[str, NDArray[Any]], signs: NDArray[Any]) -> dict[str, dict[str, float]]:
