@@ -37,6 +37,7 @@ from registry.attribution.attacks import training_attack
 from registry.attribution.matched_filter import Filters, high_pass, read_parameters, statistics
 from registry.errors import InputError
 from registry.fingerprints.basis import Basis, Target
+from registry.fingerprints.eigenproblem import leading_directions
 from registry.generators.adapters import Generator, to_images
 from registry.generators.latent_diffusion.files import parameter_name
 from registry.generators.per_sample import per_sample
@@ -140,13 +141,8 @@ def best_directions(
     eye = torch.eye(len(noise), dtype=torch.float64)
     correlation = (1 - SHRINKAGE) * noise / spread[:, None] / spread + SHRINKAGE * eye
     response = signal / spread[:, None] / cost
-    root = torch.linalg.cholesky((distortion / cost[:, None] / cost + RIDGE * eye) / (1 + RIDGE))
     quality = response.T @ torch.linalg.solve(correlation, response)
-    whitened = torch.linalg.solve_triangular(root, quality, upper=False)
-    whitened = torch.linalg.solve_triangular(root, whitened.T, upper=False)
-    _, vectors = torch.linalg.eigh((whitened + whitened.T) / 2)
-    leading = vectors.flip(1)[:, :bits]
-    scaled = torch.linalg.solve_triangular(root.T, leading, upper=True)
+    scaled = leading_directions(quality, distortion, cost, RIDGE, bits)
     filters = torch.linalg.solve(correlation, response @ scaled)
     filters = filters / (filters * (correlation @ filters)).sum(0).sqrt()
     return scaled / cost[:, None], filters / spread[:, None]

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save
 from registry.attribution.attacks import training_attack
 from registry.errors import InputError
 from registry.fingerprints.basis import Basis, Target
+from registry.fingerprints.eigenproblem import leading_directions
 from registry.generators.adapters import to_images
 from registry.generators.stylegan2.adapter import StyleGAN2
 from registry.generators.stylegan2.network import Synthesis
@@ -123,15 +124,8 @@ def best_patterns(
     C is the covariance, with the noise floor. Columns are by falling evidence.
     """
     cost = distortion.diagonal().double().sqrt().clamp_min(1e-9)
-    scaled = pattern.double() / cost[:, None]
-    eye = torch.eye(len(cost), dtype=torch.float64)
-    metric = (distortion.double() / cost[:, None] / cost + ridge * eye) / (1 + ridge)
-    root = torch.linalg.cholesky(metric)
-    signal = _evidence(scaled, content.double())
-    whitened = torch.linalg.solve_triangular(root, signal, upper=False)
-    whitened = torch.linalg.solve_triangular(root, whitened.T, upper=False)
-    _, vectors = torch.linalg.eigh((whitened + whitened.T) / 2)
-    leading = torch.linalg.solve_triangular(root.T, vectors.flip(1)[:, :count], upper=True)
+    evidence = _evidence(pattern.double() / cost[:, None], content.double())
+    leading = leading_directions(evidence, distortion.double(), cost, ridge, count)
     return (leading / cost[:, None]).float()
 
 
