@@ -239,12 +239,15 @@ def model_train(name: str, data: Path | None, steps: int | None) -> None:
 
 @model.command("study")
 @click.argument("name")
-@click.option("--schemes", default="", metavar="LIST", help="Schemes, by commas [default: pca].")
+@click.option(
+    "--schemes", default="", metavar="LIST", help="Schemes [default: pca and learned, as the model allows]."
+)
 @click.option(
     "--shifts",
     default="",
     metavar="LIST",
-    help="First principal component used: numbers, or first, middle, last [default: these three].",
+    help="First principal component used, where the scheme is not learned: numbers, or first, middle, last "
+    "[default: these three].",
 )
 @click.option("--bits", default="", metavar="LIST", help="Lengths of a key, k [default: 64,256].")
 @click.option("--strengths", default="", metavar="LIST", help="Strengths, sigma [default: by --psnrs].")
@@ -258,7 +261,8 @@ def model_train(name: str, data: Path | None, steps: int | None) -> None:
     "--points",
     multiple=True,
     metavar="SCHEME:SHIFT:K:SIGMA",
-    help="One point in place of the grid, such as pca:448:64:0.5 or pca:last:64:34dB; may be repeated.",
+    help="One point in place of the grid, such as pca:448:64:0.5, pca:last:64:34dB or, without a shift, "
+    "learned:64:34dB; may be repeated.",
 )
 @click.option(
     "--steps", type=click.IntRange(1), default=300, show_default=True, help="Training steps of a network."
@@ -288,7 +292,7 @@ def model_study(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure what shift, strength and k of a fingerprint on model NAME cost and buy; write a report.
+    """Measure what scheme, shift, strength and k of a fingerprint on model NAME cost and buy; write a report.
 
     Every combination gets a basis and a small attribution network and is measured before and after the
     attacks of the latent-fingerprint paper. Ctrl-C keeps what was done; the same command goes on from

@@ -79,13 +79,8 @@ def learn_directions(
     the filters that read the directions are left there. :class:`InputError` for a generator without an
     autoencoder, or with fewer parameters than bits.
     """
-    stage = getattr(generator, "first_stage", None)
-    if stage is None or not hasattr(stage, "encoder"):
-        raise InputError(
-            "the learned scheme needs an autoencoder's decoder with its encoder.", "Use --scheme pca."
-        )
-    names = read_parameters(stage, PARAMETERS)
-    shapes = [stage.get_parameter(name).shape for name in names]
+    stage, carrying = _autoencoder(generator), carriers(generator)
+    names, shapes = list(carrying), list(carrying.values())
     total = sum(shape.numel() for shape in shapes)
     if bits > total:
         raise InputError(
@@ -105,6 +100,21 @@ def learn_directions(
         for name, part, shape in zip(names, split, shapes, strict=True)
     }
     return Basis("learned", FIRST_STRENGTH, 0, model_digest, by_target)
+
+
+def carriers(generator: Generator) -> dict[str, torch.Size]:
+    """Parameters of the decoder that can carry a key, and their shapes."""
+    stage = _autoencoder(generator)
+    return {name: stage.get_parameter(name).shape for name in read_parameters(stage, PARAMETERS)}
+
+
+def _autoencoder(generator: Generator) -> Any:
+    stage = getattr(generator, "first_stage", None)
+    if stage is None or not hasattr(stage, "encoder"):
+        raise InputError(
+            "the learned scheme needs an autoencoder's decoder with its encoder.", "Use --scheme pca."
+        )
+    return stage
 
 
 def filters_of(generator: Generator, basis: Basis, latents: torch.Tensor, work: Path) -> Filters:

@@ -86,7 +86,7 @@ def learn_stylegan2(
     coarse.add(generator, tensors, file, every, _spaced(latents, FEW, 0), STEP)
     directions = best_patterns(coarse.pattern, coarse.distortion, content, candidates, RIDGE_FEW).T
 
-    fine = Statistics(work / "learned-many.safetensors", candidates, content.shape[1])
+    fine = Statistics(work / f"learned-many-{bits}.safetensors", candidates, content.shape[1])
     step = math.sqrt(content.shape[1] * 10 ** (-PSNR_DB / 10) / bits)
     fine.add(generator, tensors, file, directions, _spaced(latents, MANY, 1), step)
     chosen = best_patterns(fine.pattern, fine.distortion, content, bits, RIDGE_MANY).T

@@ -133,6 +133,10 @@ class Adapter(ABC):
         Returns (k, *shape) for each tensor that changes.
         """
 
+    def learnable(self, generator: Generator) -> int:  # noqa: ARG002
+        """How many numbers of the weights learned directions can touch, so the most bits they can carry."""
+        return 0
+
     def learn(
         self,
         folder: Path,  # noqa: ARG002

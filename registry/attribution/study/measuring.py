@@ -25,7 +25,7 @@ from PIL import Image
 from registry.attribution import service
 from registry.attribution.calibration import calibrate_on
 from registry.attribution.perceptual import Lpips, Perceptual, choose_perceptual
-from registry.attribution.study.plan import Point, Sweep
+from registry.attribution.study.plan import LEARNED, Offer, Point, Sweep
 from registry.attribution.study.results import (
     ATTACKS,
     CLEAN,
@@ -42,6 +42,7 @@ from registry.attribution.training import Pixels, RenderedImages, quantised, rea
 from registry.errors import InputError
 from registry.fingerprints.basis import Basis
 from registry.fingerprints.frechet import Features, frechet_distance, frechet_increase, image_features
+from registry.fingerprints.learned import FILTERS
 from registry.fingerprints.pca import LATENTS_PER_DIMENSION, components
 from registry.fingerprints.quality import choose_strength, psnr_db, random_signs
 from registry.fingerprints.similarity import MS_SSIM_SIDE, WINDOW, EncoderDistance, ms_ssim, ssim
@@ -66,6 +67,9 @@ PROBE_STEPS = 2
 TRAINED_AT_ONCE = 80
 """Attacked images in a training step, for the estimate of the time that measuring takes."""
 
+Directions = tuple[Basis, bytes | None]
+"""A basis at a strength to be chosen, and the file of filters that its network begins with, if it has one."""
+
 Reader = Callable[[Pixels], NDArray[Any]]
 """Canvases (n, size, size, 3) -> integer readings (n, k)."""
 
@@ -85,7 +89,7 @@ def run(home: Home, name: str, sweep: Sweep, *, data: Path | None, say: Callable
         folder = stack.enter_context(home.storage.local(generators.base_name(model)))
         generator = adapter.load(folder)
         _check_size(generator)
-        points = sweep.plan(adapter, components(generator.latent_shape))
+        points = sweep.plan(_offer(adapter, folder, generator))
         real = _photographs(data, generator.size)
         encoded = [] if data is None or not _hard_to_sample(generator) else load_images(data)
         bench = _Bench(adapter, folder, generator, model, sweep, work, real, encoded)
@@ -114,6 +118,12 @@ def run(home: Home, name: str, sweep: Sweep, *, data: Path | None, say: Callable
             recommendation=found,
             pictures=bench.pictures(results[found.index].point),
         )
+
+
+def _offer(adapter: Adapter, folder: Path, generator: Generator) -> Offer:
+    schemes = adapter.schemes_of(folder)
+    learnable = adapter.learnable(generator) if LEARNED in schemes else 0
+    return Offer(adapter.name, schemes, components(generator.latent_shape), learnable)
 
 
 def _check_size(generator: Generator) -> None:
@@ -158,7 +168,7 @@ class _Bench:
         self.latents = torch.zeros(0)
         self.study = work / "study"
         self.study.mkdir(parents=True, exist_ok=True)
-        self._directions: dict[tuple[str, int, int], Basis] = {}
+        self._directions: dict[tuple[str, int, int], Directions] = {}
 
     def announce(self, points: Sequence[Point], say: Callable[[str], None]) -> None:
         """State how long this will take, from a few latents and training steps made for the purpose."""
@@ -187,7 +197,8 @@ class _Bench:
             f"{len(points)} points, {len(points) - len(todo)} of them measured before: about "
             f"{_duration(drawing + training)}, {_duration(drawing)} to draw latents and "
             f"{_duration(training)} to train {networks} and measure them."
-            " Ctrl-C keeps what is done."
+            + (" Finding learned directions comes on top." if any(point.learned for point in todo) else "")
+            + " Ctrl-C keeps what is done."
         )
 
     def _refuse_slow_sampler(self) -> None:
@@ -239,18 +250,7 @@ class _Bench:
         path = self._folder(point) / "basis.safetensors"
         if path.exists():
             return
-        key = (point.scheme, point.shift, point.bits)
-        if key not in self._directions:
-            self._directions[key] = service.latent_directions(
-                self.adapter,
-                self.folder,
-                self.latents[: self.fitted + service.HELD_OUT],
-                self.model.digest_text,
-                scheme=point.scheme,
-                bits=point.bits,
-                shift=point.shift,
-            )
-        basis = self._directions[key]
+        basis, filters = self._directed(point)
         if point.strength is not None:
             basis = basis.with_strength(point.strength, {})
         else:
@@ -263,7 +263,39 @@ class _Bench:
             except InputError as error:
                 raise InputError(f"{point}: {error}", "Choose other --psnrs or --shifts.") from None
         path.parent.mkdir(exist_ok=True)
+        if filters is not None:
+            with atomic_file(path.with_name(FILTERS)) as file:
+                file.write(filters)
         basis.save(path)
+
+    def _directed(self, point: Point) -> Directions:
+        """The point's directions at a strength to be chosen, the same for all points that share them."""
+        key = (point.scheme, point.shift, point.bits)
+        if key not in self._directions:
+            self._directions[key] = self._learned(point) if point.learned else self._principal(point)
+        return self._directions[key]
+
+    def _principal(self, point: Point) -> Directions:
+        basis = service.latent_directions(
+            self.adapter,
+            self.folder,
+            self.latents[: self.fitted + service.HELD_OUT],
+            self.model.digest_text,
+            scheme=point.scheme,
+            bits=point.bits,
+            shift=point.shift,
+        )
+        return basis, None
+
+    def _learned(self, point: Point) -> Directions:
+        """Statistics of the generator are kept and serve every length of a key; filters are of this one."""
+        work = self.study / LEARNED
+        work.mkdir(exist_ok=True)
+        basis = self.adapter.learn(
+            self.folder, self.generator, self.seen, self.model.digest_text, point.bits, work
+        )
+        filters = work / FILTERS
+        return basis, filters.read_bytes() if filters.exists() else None
 
     def measure_all(self, points: Sequence[Point], say: Callable[[str], None]) -> list[Result]:
         """Figures of every point, trained and measured where they are not cached."""

@@ -78,8 +78,8 @@ def panel(study: Study, measure: Measure, row: Row) -> str:
 def legend(study: Study) -> str:
     """What colours and shapes mean."""
     entries = [
-        (_mark(SHAPES[0], 8, 8, f"var(--s{i % COLOURS})", True), _series_name(study, key))
-        for i, key in enumerate(_series(study))
+        (_mark(SHAPES[0], 8, 8, f"var(--s{i % COLOURS})", True), name)
+        for i, name in enumerate(_series(study))
     ]
     entries += [
         (_mark(SHAPES[i % len(SHAPES)], 8, 8, "var(--soft)", True), f"k = {k}")
@@ -93,14 +93,10 @@ def legend(study: Study) -> str:
     return f'<div class="legend">{spans}</div>'
 
 
-def _series(study: Study) -> list[tuple[str, int]]:
-    keys = [(r.point.scheme, r.point.shift) for r in study.results if not r.registered]
-    return sorted(dict.fromkeys(keys))
-
-
-def _series_name(study: Study, key: tuple[str, int]) -> str:
-    several = len({scheme for scheme, _ in _series(study)}) > 1
-    return f"{key[0]}, shift {key[1]}" if several else f"shift {key[1]}"
+def _series(study: Study) -> list[str]:
+    """What colours stand for: every choice of directions."""
+    points = {r.point.directions: r.point for r in study.results if not r.registered}
+    return sorted(points, key=lambda name: (points[name].scheme, points[name].shift))
 
 
 def _lengths(study: Study) -> list[int]:
@@ -240,7 +236,7 @@ def _point(
 def _look(study: Study, result: Result) -> tuple[str, str]:
     if result.registered:
         return "var(--soft)", USED
-    series = _series(study).index((result.point.scheme, result.point.shift))
+    series = _series(study).index(result.point.directions)
     length = _lengths(study).index(result.point.bits)
     return f"var(--s{series % COLOURS})", SHAPES[length % len(SHAPES)]
 

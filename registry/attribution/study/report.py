@@ -98,15 +98,18 @@ def _heading(study: Study) -> str:
 def _recommended(study: Study) -> str:
     taken = study.recommended
     mix = taken.attacks[MIX]
+    shift = () if taken.point.learned else (_tile(str(taken.point.shift), "shift: first component used"),)
     tiles = (
-        _tile(str(taken.point.shift), "shift: first principal component used"),
+        *shift,
         _tile(f"{taken.strength:.3g}", "sigma: strength"),
         _tile(str(taken.point.bits), "k: bits of a key"),
         _tile(f"{taken.quality['psnr_db']:.1f} dB", "PSNR between copy and base"),
         _tile(f"{taken.weakest:.0%}", f"named among {KEYS:,} keys, the worst of five conditions"),
         _tile(f"{mix['evidence_5']:.1f}", "decades of evidence, weakest 5 % after the attacks"),
     )
-    option = f"--scheme {taken.point.scheme} --shift {taken.point.shift} --bits {taken.point.bits}"
+    option = f"--scheme {taken.point.scheme} --bits {taken.point.bits}"
+    if not taken.point.learned:
+        option += f" --shift {taken.point.shift}"
     return (
         f"<h2>Recommended: point {study.recommendation.index + 1}, scheme {escape(taken.point.scheme)}</h2>"
         f"<p>{escape(study.recommendation.reason)}</p>"
@@ -193,7 +196,8 @@ def _table_row(study: Study, index: int, result: Result, shown: Sequence[str]) -
     kind = ' class="taken"' if taken else ' class="used"' if result.registered else ""
     number = "in use" if result.registered else f"{'★ ' if index in study.front else ''}{index + 1}"
     point = result.point
-    cells = [number, escape(point.scheme), str(point.shift), f"{result.strength:.3g}", str(point.bits)]
+    shift = "–" if point.learned else str(point.shift)
+    cells = [number, escape(point.scheme), shift, f"{result.strength:.3g}", str(point.bits)]
     cells += [_quality(name, result.quality[name]) for name in shown]
     for when in (CLEAN, MIX):
         figures = result.attacks[when]
@@ -244,7 +248,10 @@ def _reading(study: Study) -> str:
 <li><b>Shift, sigma and k</b> are the design variables of Nie et al. (ICML 2023). The directions in which
 images of this model vary are ordered by how much they vary; the key occupies k of them, beginning at the
 shift, each pushed by sigma one way or the other. A shift of 0 uses the directions that vary most; the last
-possible shift, those that vary least.</li>
+possible shift, those that vary least. The scheme <code>learned</code> has no shift: its k directions are
+changes of biases and other ordinary weights, those with most evidence for the change of the image they
+cost, so no tensor can be deleted to take the fingerprint off, as it can where <code>pca</code> adds one to a
+latent-diffusion model.</li>
 <li><b>Evidence</b> is -log10 of a proved bound on the chance that a key which has nothing to do with the
 image scores as well: 3 decades are one in a thousand. A key of k bits can give at most 0.30 k decades; with
 k = 32 no single image can name one key among a million.</li>

@@ -48,8 +48,7 @@ class Result:
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        p = self.point
-        return f"scheme {p.scheme}, shift {p.shift}, sigma {self.strength:.3g}, k {p.bits}"
+        return f"scheme {self.point.directions}, sigma {self.strength:.3g}, k {self.point.bits}"
 
     @property
     def registered(self) -> bool:

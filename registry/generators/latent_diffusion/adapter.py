@@ -128,6 +128,11 @@ class LatentDiffusionAdapter(Adapter):
         kind = read_json(folder / first_stage(folder) / CONFIG).get("_class_name")
         return self.schemes if kind == "AutoencoderKL" else ("pca",)
 
+    def learnable(self, generator: Generator) -> int:
+        from registry.fingerprints.learned import carriers
+
+        return sum(shape.numel() for shape in carriers(generator).values())
+
     def learn(
         self,
         folder: Path,

@@ -155,6 +155,11 @@ class StyleGAN2Adapter(Adapter):
             replaced[bias] = (b + along @ (V @ mu)).astype(np.float32)
         return replaced
 
+    def learnable(self, generator: Generator) -> int:
+        from registry.fingerprints.learned_stylegan2 import PARAMETERS, carriers
+
+        return sum(shape.numel() for _, shape in carriers(_stylegan2(generator).network, PARAMETERS))
+
     def learn(
         self,
         folder: Path,  # noqa: ARG002
@@ -167,9 +172,13 @@ class StyleGAN2Adapter(Adapter):
         """Over biases and the constant input, see :mod:`registry.fingerprints.learned_stylegan2`."""
         from registry.fingerprints.learned_stylegan2 import learn_stylegan2
 
-        if not isinstance(generator, StyleGAN2):
-            raise TypeError(f"not a StyleGAN2: {type(generator).__name__}")
-        return learn_stylegan2(generator, WEIGHTS, model_digest, latents, bits, work)
+        return learn_stylegan2(_stylegan2(generator), WEIGHTS, model_digest, latents, bits, work)
+
+
+def _stylegan2(generator: Generator) -> StyleGAN2:
+    if not isinstance(generator, StyleGAN2):
+        raise TypeError(f"not a StyleGAN2: {type(generator).__name__}")
+    return generator
 
 
 StyleLayer = tuple[Target, Target, NDArray[np.float64], NDArray[np.float64]]

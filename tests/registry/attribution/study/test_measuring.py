@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from registry import cli
 from registry.attribution import service
@@ -18,10 +19,15 @@ from registry.attribution.study.plan import Sweep
 from registry.attribution.study.report import write_report
 from registry.attribution.study.results import ATTACKS, CLEAN, MIX, Study
 from registry.errors import InputError
+from registry.fingerprints import learned, learned_stylegan2
+from registry.fingerprints.basis import Basis
+from registry.generators import service as generators
 from registry.home import Home
+from tests.registry.generators.stylegan2.support import make_model
 from tests.registry.support import MODEL
 
 SWEEP = Sweep(points=("pca:last:8:6", "pca:0:16:25dB"), steps=2, images=20)
+LEARNED = Sweep(schemes="learned", bits="8,16", psnrs="25,28", steps=2, images=20)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,6 +36,11 @@ def _few_latents() -> Iterator[None]:
         patch.setattr(service, "HELD_OUT", 60)
         patch.setattr(measuring, "LEAST_LATENTS", 100)
         patch.setattr(measuring, "CALIBRATION", 30)
+        patch.setattr(learned, "NOISE_IMAGES", 64)
+        patch.setattr(learned, "PARAMETERS", 120)
+        patch.setattr(learned_stylegan2, "CONTENT_IMAGES", 64)
+        patch.setattr(learned_stylegan2, "PARAMETERS", 200)
+        patch.setattr(learned_stylegan2, "MANY", 4)
         yield
 
 
@@ -128,6 +139,49 @@ def test_a_target_that_no_strength_reaches_is_refused_before_training(
     assert networks(home).keys() == before.keys()
 
 
+def test_learned_directions_are_points_of_a_study(
+    studied: tuple[Path, Study, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Path(shutil.copytree(studied[0], tmp_path / "home"))
+    taken: list[int] = []
+    columns = learned._columns
+    monkeypatch.setattr(learned, "_columns", lambda *a: (taken.append(1), columns(*a))[1])
+    opened, said = Home.open(home), list[str]()
+    study = run(opened, MODEL, LEARNED, data=None, say=said.append)
+    opened.close()
+    swept = [result for result in study.results if not result.registered]
+    assert [str(result.point) for result in swept] == [
+        "learned, k 8, 25 dB", "learned, k 8, 28 dB", "learned, k 16, 25 dB", "learned, k 16, 28 dB"
+    ]  # fmt: skip
+    for result in swept:
+        assert result.quality["psnr_db"] == pytest.approx(result.point.psnr, abs=1.5)
+    assert len(taken) == learned.JACOBIANS, "the statistics serve both lengths and all strengths"
+    assert "learned directions" in said[0]
+    for path in home.glob("training/*/study/*/basis.safetensors"):
+        basis = Basis.load(path)
+        if basis.scheme == "learned":
+            with safe_open(path.with_name(learned.FILTERS), "pt") as filters:
+                assert filters.get_slice("filters").get_shape()[1] == basis.bits, "each point has its own"
+    write_report(study, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "--scheme learned" in page
+    assert "--shift" not in page
+
+
+def test_a_stylegan2_is_studied_with_its_learned_directions_too(tmp_path: Path) -> None:
+    make_model(tmp_path / "model")
+    Home.create(tmp_path / "home")
+    home = Home.open(tmp_path / "home")
+    generators.add_model(home, "style", "stylegan2", str(tmp_path / "model"))
+    sweep = Sweep(points=("learned:16:28dB", "learned:8:0.05", "pca:last:8:0.5"), steps=2, images=20)
+    study = run(home, "style", sweep, data=None, say=lambda line: None)
+    home.close()
+    assert [result.point.scheme for result in study.results] == ["learned", "learned", "pca"]
+    assert study.results[0].quality["psnr_db"] == pytest.approx(28, abs=1.5)
+    assert study.results[1].strength == 0.05
+    assert not list(tmp_path.glob(f"home/training/*/study/*/{learned.FILTERS}"))
+
+
 def test_the_report_has_every_point_in_every_plot_and_stands_alone(
     studied: tuple[Path, Study, list[str]], tmp_path: Path
 ) -> None:
@@ -164,7 +218,7 @@ def test_the_command_writes_the_report_and_refuses_what_cannot_be(
     for refused in (
         ["--bits", "128"],
         ["--shifts", "63"],
-        ["--schemes", "learned"],
+        ["--schemes", "pca-projected"],
         ["--data", str(tmp_path / "none")],
         ["--out", str(tmp_path / "none" / "study.html")],
     ):
