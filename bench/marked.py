@@ -168,9 +168,9 @@ class Copies:
         return Marked(images, signs)
 
 
-def keys_for(n: int, bits: int, to_a_copy: int) -> Signs:
+def keys_for(n: int, bits: int, to_a_copy: int, seed: int = 1) -> Signs:
     """A uniform key for every ``to_a_copy`` images in a row: int8 (n, bits)."""
-    keys = np.random.default_rng(1).choice(np.array([-1, 1], np.int8), (math.ceil(n / to_a_copy), bits))
+    keys = np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), (math.ceil(n / to_a_copy), bits))
     return np.asarray(keys.repeat(to_a_copy, axis=0)[:n])
 
 

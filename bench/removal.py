@@ -92,8 +92,7 @@ def collusion(reference: Reference, images: int) -> Figures:
             named, images_named, accused, tests = [], [], 0, 0
             with progress(f"{reference.label} {colluders} {kind}", images) as bar:
                 for number, start in enumerate(range(0, images - SET + 1, SET)):
-                    signs = keys_for(colluders, reference.basis.bits, 1)
-                    signs = np.roll(signs, number, axis=1)  # other keys for each set
+                    signs = keys_for(colluders, reference.basis.bits, 1, seed=1 + number)
                     pixels = mix(reference, latents[start : start + SET], signs, kind, number)
                     ranked = reference.network.ranked(to_images(pixels))
                     decades = [evidence(ranked, key) for key in signs]

@@ -35,9 +35,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Session
 
-from registry.errors import InputError, RegistryError, StateError
+from registry.errors import InputError, IntegrityError, RegistryError, StateError
 
-REVISION = "0001"
+REVISION = "0007"
 """The schema revision that this code works with (the newest in ``migrations/versions``)."""
 
 BUSY_SECONDS = 120
@@ -117,15 +117,38 @@ class Database:
         if found != REVISION:
             raise StateError(
                 f"{self} has schema revision {found}, this version of Hallmark works with {REVISION}.",
-                "Install the version of Hallmark that belongs to it.",
+                "Run `registry upgrade` for an older one; a newer one needs its own version of Hallmark.",
             )
+
+    def upgrade(self, revision: str = "head") -> tuple[str | None, str | None]:
+        """Migrate an existing registry; the revisions before and after. All of it happens or nothing.
+
+        SQLite rebuilds a table by copying it, which its foreign keys would forbid: they are switched off
+        for the migration and checked as a whole before it is committed.
+        """
+        before = self.revision()
+        if before is None:
+            raise StateError(f"{self} holds no registry.", "Run `registry init`.")
+        engine = _engine(self.url.render_as_string(hide_password=False), foreign_keys=False)
+        try:
+            with engine.execution_options(**{_IMMEDIATE: True}).begin() as connection:
+                migrate(connection, revision)
+                if engine.dialect.name == "sqlite":
+                    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+                    if broken:
+                        raise IntegrityError(
+                            f"{self}: {len(broken)} rows refer to rows that do not exist, first in table "
+                            f"{broken[0][0]}; nothing was changed.",
+                            "Restore the database from a backup.",
+                        )
+        finally:
+            engine.dispose()
+        return before, self.revision()
 
     def revision(self) -> str | None:
         """The schema revision found, ``None`` in a database without a registry."""
         with self.engine.connect() as connection:
-            if not self.engine.dialect.has_table(connection, "alembic_version"):
-                return None
-            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+            return _revision(connection)
 
     def close(self) -> None:
         """Close all connections; the write-ahead log of SQLite is folded into the file."""
@@ -135,7 +158,7 @@ class Database:
         return f"the database {self.url.render_as_string(hide_password=True)}"
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, foreign_keys: bool = True) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
         return create_engine(url, connect_args={"connect_timeout": 10})
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
@@ -144,7 +167,8 @@ def _engine(url: str) -> Engine:
     def configure(connection: Any, _record: Any) -> None:
         # The driver's own transaction handling would begin late and commit around DDL.
         connection.isolation_level = None
-        for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = FULL"):
+        enforced = "foreign_keys = ON" if foreign_keys else "foreign_keys = OFF"
+        for pragma in (enforced, "journal_mode = WAL", "synchronous = FULL"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -176,10 +200,14 @@ def migrate(connection: Connection, revision: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     config.attributes["connection"] = connection
-    if revision == "base":
-        command.downgrade(config, revision)
-    else:
-        command.upgrade(config, revision)
+    older = revision == "base" or (revision.isdecimal() and revision < (_revision(connection) or ""))
+    (command.downgrade if older else command.upgrade)(config, revision)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not connection.dialect.has_table(connection, "alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
 def explain(error: SQLAlchemyError) -> RegistryError:

@@ -21,6 +21,14 @@ class InputError(RegistryError):
     """A file, option or value that the user gave cannot be used."""
 
 
+class NotFoundError(InputError):
+    """What was named does not exist, or not for whoever asks."""
+
+
+class ForbiddenError(RegistryError):
+    """Whoever asks may not do this."""
+
+
 class StateError(RegistryError):
     """The request does not fit the registry's present state."""
 

@@ -1,6 +1,7 @@
 """Every table of the registry, imported in one place so that foreign keys and migrations see them all."""
 
 from registry.accounts import models as _accounts
+from registry.api import repeats as _repeats
 from registry.attribution import models as _attribution
 from registry.copies import models as _copies
 from registry.db import Base
@@ -19,5 +20,6 @@ __all__ = [
     "_generators",
     "_keys",
     "_ledger",
+    "_repeats",
     "metadata",
 ]

@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 
 from registry.accounts.models import Organisation, Person, Recipient
 from registry.db import unix_now
-from registry.errors import InputError, StateError
+from registry.errors import InputError, NotFoundError, StateError
 from verifier import signing
 from verifier.bundle import utc
 
@@ -56,6 +56,11 @@ def default_organisation(session: Session) -> Organisation:
     return session.execute(select(Organisation).order_by(Organisation.id).limit(1)).scalar_one()
 
 
+def owner(session: Session, organisation: int | None) -> int:
+    """The organisation meant: the one given, else that of the command line."""
+    return default_organisation(session).id if organisation is None else organisation
+
+
 def user_name() -> str:
     """The operating system's name for who runs this command."""
     try:
@@ -64,17 +69,21 @@ def user_name() -> str:
         return f"uid-{os.getuid()}"
 
 
-def add_recipient(session: Session, email: str, public_key: bytes | None = None) -> Recipient:
-    """Register a recipient; addresses are compared without regard to case.
+def add_recipient(
+    session: Session, email: str, public_key: bytes | None = None, organisation: int | None = None
+) -> Recipient:
+    """Register a recipient of ``organisation``; addresses are compared without regard to case.
 
-    ``public_key`` is a raw Ed25519 key (32 bytes). :class:`InputError` for something that is no e-mail
+    Here and below ``None`` stands for the organisation of the command line, the first one. ``public_key``
+    is a raw Ed25519 key (32 bytes). :class:`InputError` for something that is no e-mail
     address, :class:`StateError` for one that is registered already.
     """
     address = normal_email(email)
-    if _find(session, address) is not None:
+    belongs_to = owner(session, organisation)
+    if _find(session, address, belongs_to) is not None:
         raise StateError(f"{address} is already a recipient.", "See `registry recipient list`.")
     recipient = Recipient(
-        organisation_id=default_organisation(session).id,
+        organisation_id=belongs_to,
         email=address,
         public_key=public_key,
         salt=os.urandom(32),
@@ -85,19 +94,22 @@ def add_recipient(session: Session, email: str, public_key: bytes | None = None)
     return recipient
 
 
-def get_recipient(session: Session, email: str) -> Recipient:
-    """The recipient with this address; :class:`InputError` if there is none."""
-    recipient = _find(session, normal_email(email))
+def get_recipient(session: Session, email: str, organisation: int | None = None) -> Recipient:
+    """The organisation's recipient with this address; :class:`NotFoundError` if there is none."""
+    recipient = _find(session, normal_email(email), owner(session, organisation))
     if recipient is None:
-        raise InputError(
+        raise NotFoundError(
             f"no recipient {email} is registered.", f"Run `registry recipient add {email}` first."
         )
     return recipient
 
 
-def recipients(session: Session) -> Sequence[Recipient]:
-    """All recipients in the order they were added."""
-    return session.execute(select(Recipient).order_by(Recipient.id)).scalars().all()
+def recipients(session: Session, organisation: int | None = None) -> Sequence[Recipient]:
+    """The recipients of an organisation (``None``: of all) in the order they were added."""
+    query = select(Recipient).order_by(Recipient.id)
+    if organisation is not None:
+        query = query.where(Recipient.organisation_id == organisation)
+    return session.execute(query).scalars().all()
 
 
 def describe(recipient: Recipient) -> dict[str, Any]:
@@ -153,9 +165,18 @@ def load_public_key(path: Path) -> bytes:
     return signing.public_bytes(key)
 
 
+def raw_public_key(raw: bytes) -> bytes:
+    """``raw`` (32 bytes) if it is an Ed25519 public key; :class:`InputError` otherwise."""
+    try:
+        return signing.public_bytes(Ed25519PublicKey.from_public_bytes(raw))
+    except ValueError:
+        raise InputError("this is no Ed25519 public key.", "Give base64 of its 32 bytes.") from None
+
+
 def _key_text(recipient: Recipient) -> str | None:
     return None if recipient.public_key is None else base64.b64encode(recipient.public_key).decode()
 
 
-def _find(session: Session, address: str) -> Recipient | None:
-    return session.execute(select(Recipient).where(Recipient.email == address)).scalar_one_or_none()
+def _find(session: Session, address: str, organisation: int) -> Recipient | None:
+    query = select(Recipient).where(Recipient.email == address, Recipient.organisation_id == organisation)
+    return session.execute(query).scalar_one_or_none()

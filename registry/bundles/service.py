@@ -37,12 +37,14 @@ class BundleOptions:
     """What goes into a bundle.
 
     ``with_keys`` adds the key table (for authorised auditors only: it is secret), ``with_recipients``
-    the recipients' addresses too; ``model`` restricts it to one model.
+    the recipients' addresses too; ``model`` restricts it to one model. The models are those of
+    ``organisation``; ``None`` stands for that of the command line.
     """
 
     with_keys: bool = False
     with_recipients: bool = False
     model: str | None = None
+    organisation: int | None = None
     expires_days: int = 30
 
 
@@ -57,7 +59,7 @@ def export(
     _check(out, options)
     now = unix_now()
     with home.database.read() as session, ExitStack() as folders:
-        chosen = _models(session, options.model)
+        chosen = _models(session, options)
         seen = progress(sum(keys.count(session, model) for model in chosen) if options.with_keys else 0)
         contents = []
         for model in chosen:
@@ -101,10 +103,11 @@ def _check(out: Path, options: BundleOptions) -> None:
         raise InputError(f"{out.absolute().parent}: no such folder.", "Name a file in a folder that exists.")
 
 
-def _models(session: Session, name: str | None) -> Sequence[Model]:
-    if name is not None:
-        return [generators.get_model(session, name)]
-    trained = [model for model in generators.models(session) if generators.networks(session, model)]
+def _models(session: Session, options: BundleOptions) -> Sequence[Model]:
+    owner = accounts.owner(session, options.organisation)
+    if options.model is not None:
+        return [generators.get_model(session, options.model, owner)]
+    trained = [model for model in generators.models(session, owner) if generators.networks(session, model)]
     if not trained:
         raise StateError("no model has an attribution network yet.", "Run `registry model train NAME`.")
     return trained

@@ -17,7 +17,7 @@ class Model(Base):
     """
 
     __tablename__ = "model"
-    __table_args__ = (UniqueConstraint("name", "version"),)
+    __table_args__ = (UniqueConstraint("organisation_id", "name", "version"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     organisation_id: Mapped[int] = mapped_column(ForeignKey("organisation.id"), index=True)

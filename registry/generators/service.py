@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from registry.accounts import service as accounts
 from registry.attribution.models import NetworkVersion
 from registry.db import stream, unix_now
-from registry.errors import InputError, IntegrityError, StateError
+from registry.errors import InputError, IntegrityError, NotFoundError, StateError
 from registry.fingerprints.basis import SCHEMES, Basis
 from registry.generators.models import Model
 from registry.home import Home
@@ -88,9 +88,16 @@ class SchemeOptions:
 
 
 def add_model(
-    home: Home, name: str, adapter_name: str, weights: str, options: SchemeOptions | None = None
+    home: Home,
+    name: str,
+    adapter_name: str,
+    weights: str,
+    options: SchemeOptions | None = None,
+    organisation: int | None = None,
 ) -> Model:
     """Register the generator at ``weights`` (a path or ``builtin:<name>@<version>``) under ``name``.
+
+    The model belongs to ``organisation``; ``None``, here and below, stands for that of the command line.
 
     Other weights or other options under a known name become its next version. :class:`InputError` for
     unusable weights, :class:`StateError` where this very model is registered already.
@@ -112,13 +119,14 @@ def add_model(
             raise InputError(f"{weights}: this is a copy ({inspect.MANIFEST}), not a base model.")
         digest = manifest_digest(manifest)
         with home.database.read() as session:
-            _refuse_duplicate(session, name, digest, options)
+            owner = accounts.owner(session, organisation)
+            _refuse_duplicate(session, owner, name, digest, options)
         home.storage.put_folder(f"models/{digest}", folder)
 
     secret = os.urandom(32)
     with home.database.write() as session:
-        _refuse_duplicate(session, name, digest, options)
-        model = _register(session, home, name, adapter.name, digest, options, secret)
+        _refuse_duplicate(session, owner, name, digest, options)
+        model = _register(session, home, owner, name, adapter.name, digest, options, secret)
         if source.basis is not None and options.fits(Basis.load(source.basis)):
             install_basis(session, home.storage, model, source.basis)
             if source.network is not None:
@@ -126,25 +134,33 @@ def add_model(
     return model
 
 
-def get_model(session: Session, reference: str) -> Model:
-    """The model called ``NAME`` (its newest version) or ``NAME@VERSION``; :class:`InputError` if unknown."""
+def get_model(session: Session, reference: str, organisation: int | None = None) -> Model:
+    """An organisation's model ``NAME`` (its newest version) or ``NAME@VERSION``.
+
+    :class:`NotFoundError` if the organisation has none.
+    """
+    owner = accounts.owner(session, organisation)
     name, _, version = reference.partition("@")
-    query = select(Model).where(Model.name == name).order_by(Model.version.desc()).limit(1)
+    query = select(Model).where(Model.name == name, Model.organisation_id == owner)
+    query = query.order_by(Model.version.desc()).limit(1)
     if version:
         query = query.where(Model.version == (int(version) if version.isdecimal() else 0))
     model = session.execute(query).scalar_one_or_none()
     if model is None:
-        known = sorted({model.name for model in models(session)})
-        raise InputError(
+        known = sorted({model.name for model in models(session, owner)})
+        raise NotFoundError(
             f"no model {reference} is registered.",
             f"Known: {', '.join(known)}." if known else "Run `registry model add` first.",
         )
     return model
 
 
-def models(session: Session) -> Sequence[Model]:
-    """All registered models by name and version."""
-    return session.execute(select(Model).order_by(Model.name, Model.version)).scalars().all()
+def models(session: Session, organisation: int | None = None) -> Sequence[Model]:
+    """The models of an organisation (``None``: of all) by name and version."""
+    query = select(Model).order_by(Model.name, Model.version)
+    if organisation is not None:
+        query = query.where(Model.organisation_id == organisation)
+    return session.execute(query).scalars().all()
 
 
 def model_secret(master: MasterKey, model: Model) -> ModelSecret:
@@ -297,8 +313,10 @@ def _check_scheme(adapter: Adapter, folder: Path, options: SchemeOptions) -> Non
         chosen_rows(components(adapter.latent_shape(folder)), options.bits, options.shift, adapter.bits)
 
 
-def _refuse_duplicate(session: Session, name: str, digest: str, options: SchemeOptions) -> None:
-    query = select(Model).where(Model.name == name, Model.digest == bytes.fromhex(digest))
+def _refuse_duplicate(session: Session, owner: int, name: str, digest: str, options: SchemeOptions) -> None:
+    query = select(Model).where(
+        Model.organisation_id == owner, Model.name == name, Model.digest == bytes.fromhex(digest)
+    )
     for model in session.execute(query).scalars():
         if (model.scheme, model.bits, model.strength, model.shift, model.psnr) == astuple(options):
             raise StateError(
@@ -310,13 +328,16 @@ def _refuse_duplicate(session: Session, name: str, digest: str, options: SchemeO
 def _register(
     session: Session,
     home: Home,
+    owner: int,
     name: str,
     adapter: str,
     digest: str,
     options: SchemeOptions,
     secret: bytes,
 ) -> Model:
-    newest = session.execute(select(func.max(Model.version)).where(Model.name == name)).scalar()
+    newest = session.execute(
+        select(func.max(Model.version)).where(Model.organisation_id == owner, Model.name == name)
+    ).scalar()
     version, now = (newest or 0) + 1, unix_now()
     secret_commitment = ModelSecret(secret).commitment()
     document = home.identity.sign(
@@ -324,7 +345,7 @@ def _register(
     )
     index = ledger.append(session, home.identity, ledger.MODEL, [certificate.leaf(document)])
     model = Model(
-        organisation_id=accounts.default_organisation(session).id,
+        organisation_id=owner,
         name=name,
         version=version,
         adapter=adapter,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from registry.accounts import service as accounts
 from registry.accounts.models import Recipient
 from registry.attribution.models import NetworkVersion
 from registry.db import stream, unix_now
-from registry.errors import InputError, StateError
+from registry.errors import InputError, NotFoundError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
@@ -68,17 +68,27 @@ class Issuer:
         self._secret = generators.model_secret(home.master, model)
 
     @classmethod
-    def open(cls, home: Home, model: str, email: str) -> Issuer:
-        """:class:`InputError` for an unknown name, :class:`StateError` for a model without a network."""
+    def open(cls, home: Home, model: str, email: str, organisation: int | None = None) -> Issuer:
+        """For an organisation's model and recipient (``None``: the command line's).
+
+        :class:`NotFoundError` for an unknown name, :class:`StateError` for a model without a network."""
         with home.database.read() as session:
-            recipient = accounts.get_recipient(session, email)
-            registered = generators.get_model(session, model)
+            recipient = accounts.get_recipient(session, email, organisation)
+            registered = generators.get_model(session, model, organisation)
             generators.basis_name(registered)  # says what to do where there is no basis yet
             network = generators.newest_network(session, registered)
         return cls(home, registered, recipient, _load_screen(home.storage, network))
 
-    def issue(self, count: int, expires_days: int | None = None) -> list[signing.Document]:
-        """Issue ``count`` keys in one transaction: keys, certificates, ledger entries, all or nothing."""
+    def issue(
+        self,
+        count: int,
+        expires_days: int | None = None,
+        also: Callable[[Session, list[signing.Document]], None] = lambda _session, _documents: None,
+    ) -> list[signing.Document]:
+        """Issue ``count`` keys in one transaction: keys, certificates, ledger entries, all or nothing.
+
+        ``also`` runs at the end of that transaction, for what must be true exactly when the keys exist.
+        """
         issued_at = unix_now()
         expires_at = None if expires_days is None else issued_at + expires_days * DAY_SECONDS
         key_ids = _new_key_ids(count)
@@ -115,6 +125,7 @@ class Issuer:
             session.execute(
                 insert(UserKey), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)]
             )
+            also(session, documents)
         return documents
 
     def _commitments(
@@ -131,8 +142,11 @@ def check_expiry(days: int | None) -> None:
         raise InputError(f"--expires-days {days}: give a number from 1 to {LONGEST_DAYS}.")
 
 
-def get_key(session: Session, registry: str, reference: str) -> IssuedKey:
-    """The key with this key id or copy id; :class:`InputError` if none was issued."""
+def get_key(session: Session, registry: str, reference: str, organisation: int | None = None) -> IssuedKey:
+    """The key with this key id or copy id, of an organisation's models (``None``: of any).
+
+    :class:`NotFoundError` if none was issued.
+    """
     try:
         key_id = bytes.fromhex(normal_key_id(reference))
     except ValueError as error:
@@ -143,9 +157,11 @@ def get_key(session: Session, registry: str, reference: str) -> IssuedKey:
         .outerjoin(KeyRevocation, KeyRevocation.user_key_id == UserKey.id)
         .where(UserKey.key_id == key_id)
     )
+    if organisation is not None:
+        query = query.where(Model.organisation_id == organisation)
     found = session.execute(query).one_or_none()
     if found is None:
-        raise InputError(f"this registry issued no key {key_id.hex()}.", "Check the id.")
+        raise NotFoundError(f"this registry issued no key {key_id.hex()}.", "Check the id.")
     row, model, revocation = found
     return IssuedKey(row, model, revocation is not None, certificate_document(row, model, registry))
 
@@ -173,13 +189,16 @@ def certificate_document(row: UserKey | Row[Any], model: Model, registry: str) -
     return {**unsigned, "signature": signature_text(row.signature)}
 
 
-def revoke(home: Home, reference: str, reason: str) -> signing.Document:
-    """Revoke a key and log it; its copy stays resolvable. :class:`StateError` if it is revoked already."""
+def revoke(home: Home, reference: str, reason: str, organisation: int | None = None) -> signing.Document:
+    """Revoke a key (of an organisation's models) and log it; its copy stays resolvable.
+
+    :class:`StateError` if it is revoked already.
+    """
     reason = reason.strip()
     if not reason:
         raise InputError("--reason is empty.", "Say why the key is revoked.")
     with home.database.read() as session:
-        key = get_key(session, home.identity.registry, reference)
+        key = get_key(session, home.identity.registry, reference, organisation)
     salt, now = os.urandom(32), unix_now()
     reason_commitment = hashlib.sha256(b"hallmark/reason/v1" + salt + reason.encode()).digest()
     document = home.identity.sign(_revocation(home.identity.registry, key.row.key_id, reason_commitment, now))

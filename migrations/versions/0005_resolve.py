@@ -1,0 +1,17 @@
+"""Resolution grants, budgets, queries and unmasking.
+
+Revision: 0005, after 0004.
+"""
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass

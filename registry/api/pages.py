@@ -1,0 +1,74 @@
+"""Long lists in pages: a cursor says where the next page begins, whatever is added meanwhile.
+
+    rows, more = page(session, select(UserKey).where(...), UserKey.id, query)
+    return {"items": [...], "next": more}
+
+A cursor is opaque to clients; inside is the last row's number, which rows of another organisation never
+reach, since the query itself is restricted to one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from registry.api.schemas import Query
+from registry.errors import InputError
+
+LARGEST_PAGE = 200
+
+Cursor = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+class PageQuery(Query):
+    """Which page of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=LARGEST_PAGE, description="Items in a page.")] = 50
+    after: Annotated[Cursor | None, Field(description="The cursor `next` of the page before this one.")] = (
+        None
+    )
+
+
+def page(
+    session: Session,
+    query: Select[Any],
+    number: InstrumentedAttribute[int],
+    wanted: PageQuery,
+    *,
+    newest_first: bool = True,
+) -> tuple[Sequence[Any], str | None]:
+    """The rows of one page and the cursor of the next (``None`` at the end), ordered by ``number``.
+
+    ``number`` is a unique integer column; the first column of ``query`` must be its entity or row.
+    :class:`InputError` for a cursor that no page gave.
+    """
+    if wanted.after is not None:
+        last = _decode(wanted.after)
+        query = query.where(number < last if newest_first else number > last)
+    ordered = query.order_by(number.desc() if newest_first else number.asc()).limit(wanted.limit + 1)
+    rows = session.execute(ordered.add_columns(number.label("page_number"))).all()
+    shown = rows[: wanted.limit]
+    more = encode(shown[-1].page_number) if len(rows) > wanted.limit else None
+    return [row[0] if len(row) == 2 else row for row in shown], more
+
+
+def encode(number: int) -> str:
+    """The cursor after the row ``number``."""
+    return base64.urlsafe_b64encode(f"after:{number}".encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> int:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        prefix, _, digits = text.partition(":")
+        if prefix != "after" or not digits.isdecimal() or not digits.isascii() or len(digits) > 18:
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise InputError("`after` is no cursor of this list.", "Use `next` of the page before.") from None
+    return int(digits)

@@ -1,0 +1,57 @@
+"""Types and base classes of requests and responses.
+
+A body is strict: unknown fields, numbers in strings and control characters are refused. What comes in a URL
+is text and is converted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+LARGEST = 2**53 - 1
+"""Integers beyond this do not survive JSON in a browser."""
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 1.0 is an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class Body(BaseModel):
+    """Base class of JSON bodies."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Query(BaseModel):
+    """Base class of query parameters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Path(BaseModel):
+    """Base class of path parameters."""
+
+
+class Reply(BaseModel):
+    """Base class of JSON responses."""
+
+
+Integer = Annotated[int, BeforeValidator(_whole), Field(ge=-LARGEST, le=LARGEST)]
+Positive = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=LARGEST)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""One line of text."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Email = Annotated[
+    str, StringConstraints(min_length=3, max_length=254, pattern=r"^[!-?A-~]+@[A-Za-z0-9.-]+\.[A-Za-z0-9-]+$")
+]
+KeyId = Annotated[str, StringConstraints(pattern=r"^(copy-)?[0-9a-f]{24}$")]
+ModelLabel = Annotated[
+    str, StringConstraints(max_length=80, pattern=r"^[a-z0-9][a-z0-9._-]*(@[1-9][0-9]{0,8})?$")
+]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Base64Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+"""32 bytes, base64."""

@@ -1,0 +1,67 @@
+"""The HTTP application: every feature's routes on one registry.
+
+    app = create_app(Home.open(folder))                  # a WSGI application
+
+What a route may do is marked on the route (:mod:`registry.api.access`); what all share is in
+:mod:`registry.api`; what it does is its feature's ``service.py``.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+from flask import Response, g, request
+
+from registry.api import access, problems, repeats
+from registry.api.document import Api, check_json, serve_document
+from registry.home import Home
+
+LARGEST_BODY = 1 << 20
+"""Bytes of a JSON body; routes that take files say their own limit."""
+
+REQUEST_ID = "X-Request-Id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def create_app(home: Home) -> Api:
+    """The application on an open registry, which stays open as long as the application serves."""
+    app = Api("registry")
+    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.before_request(_name_request)
+    access.install(app, home)
+    app.before_request(check_json)
+    problems.install(app)
+    app.register_error_handler(repeats.Repeated, repeats.respond_again)
+    _register(app)
+    serve_document(app)
+    app.after_request(_finish)
+    access.check_routes(app)
+    return app
+
+
+def _register(app: Api) -> None:
+    from registry.accounts.routes import recipients
+    from registry.generators.routes import models
+    from registry.keys.routes import keys
+
+    for api in (models, recipients, keys):
+        app.register_api(api)
+
+
+def _name_request() -> None:
+    given = request.headers.get(REQUEST_ID, "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _finish(response: Response) -> Response:
+    """Name the request in its answer, and let clients ask whether an answer changed."""
+    response.headers[REQUEST_ID] = g.request_id
+    response.headers.setdefault("Cache-Control", "no-store" if g.get("principal") else "no-cache")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    if request.method in ("GET", "HEAD") and response.status_code == 200 and not response.is_streamed:
+        if response.get_etag()[0] is None:
+            response.add_etag()
+        response.make_conditional(request)
+    return response

@@ -1,0 +1,187 @@
+"""Keys over HTTP: issuing, certificates, revocation."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from flask import Response, make_response
+from flask_openapi3 import APIBlueprint, Tag
+from pydantic import Field
+from sqlalchemy import select
+
+from registry.accounts.models import Recipient
+from registry.accounts.permissions import Permission
+from registry.api import repeats
+from registry.api.access import home, principal, requires
+from registry.api.document import problem
+from registry.api.pages import PageQuery, page
+from registry.api.schemas import Body, Email, KeyId, ModelLabel, Path, Positive, Reply, Text
+from registry.generators.models import Model
+from registry.keys import service
+from registry.keys.models import KeyRevocation, UserKey
+from verifier.bundle import utc
+from verifier.certificate import COPY_PREFIX
+
+keys = APIBlueprint(
+    "keys",
+    __name__,
+    url_prefix="/api/v1/keys",
+    abp_tags=[Tag(name="keys", description="User keys: certificates of copies.")],
+)
+
+MOST_AT_ONCE = 1_000
+"""Keys in one request: more are issued by more requests, or by `registry issue --count`."""
+
+
+class KeyReply(Reply):
+    """A key as lists show it."""
+
+    key_id: str
+    copy_id: str
+    model: str
+    recipient: str | None = Field(description="The address, for who may read recipients.")
+    issued_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    ledger_index: int
+
+
+class KeyPage(Reply):
+    """Keys, newest first."""
+
+    items: list[KeyReply]
+    next: str | None
+
+
+class CertificateReply(KeyReply):
+    """A key with its signed certificate."""
+
+    certificate: dict[str, Any]
+
+
+class KeyQuery(PageQuery):
+    """Which keys."""
+
+    model: ModelLabel | None = None
+    recipient: Email | None = None
+
+
+class KeyPath(Path):
+    """Which key: its key id or copy id."""
+
+    key_id: KeyId
+
+
+class NewKeys(Body):
+    """Keys to issue: one copy each."""
+
+    model: ModelLabel
+    recipient: Email
+    count: Annotated[Positive, Field(le=MOST_AT_ONCE)] = 1
+    expires_days: Annotated[Positive | None, Field(le=service.LONGEST_DAYS)] = None
+
+
+class IssuedReply(Reply):
+    """Signed certificates, in ledger order."""
+
+    certificates: list[dict[str, Any]]
+
+
+class Revocation(Body):
+    """Why a key is revoked. The reason may be personal and is not in the ledger."""
+
+    reason: Text
+
+
+class RevocationReply(Reply):
+    """The signed revocation, as it is logged."""
+
+    revocation: dict[str, Any]
+
+
+@keys.get("", responses={200: KeyPage})
+@requires(Permission.READ_KEYS)
+def list_keys(query: KeyQuery) -> dict[str, Any]:
+    """Keys of your organisation's models."""
+    from registry.accounts import service as accounts
+    from registry.generators import service as generators
+
+    owner = principal().organisation
+    chosen = _select(owner)
+    with home().database.read() as session:
+        if query.model is not None:
+            chosen = chosen.where(UserKey.model_id == generators.get_model(session, query.model, owner).id)
+        if query.recipient is not None:
+            recipient = accounts.get_recipient(session, query.recipient, owner)
+            chosen = chosen.where(UserKey.recipient_id == recipient.id)
+        rows, more = page(session, chosen, UserKey.id, query)
+        return {"items": [_describe(row) for row in rows], "next": more}
+
+
+@keys.post(
+    "", responses={201: IssuedReply, 404: problem("No such model or recipient"), 409: problem("Not ready")}
+)
+@requires(Permission.ISSUE)
+def issue(header: repeats.RepeatHeader, body: NewKeys) -> Response:  # noqa: ARG001
+    """Issue keys of one model to one recipient, all or none of them."""
+    owner = principal().organisation
+    with repeats.guarded(home(), owner) as guard:
+        if guard.answer is not None:
+            return guard.answer
+        issuer = service.Issuer.open(home(), body.model, body.recipient, owner)
+        documents = issuer.issue(
+            body.count,
+            body.expires_days,
+            also=lambda session, made: guard.keep(session, 201, _issued(made)),
+        )
+    response = make_response(_issued(documents), 201)
+    response.mimetype = "application/json"
+    return response
+
+
+@keys.get("/<key_id>", responses={200: CertificateReply})
+@requires(Permission.READ_KEYS)
+def show_key(path: KeyPath) -> dict[str, Any]:
+    """One key with its certificate."""
+    with home().database.read() as session:
+        key = service.get_key(session, home().identity.registry, path.key_id, principal().organisation)
+        row = session.execute(_select(principal().organisation).where(UserKey.id == key.row.id)).one()
+        return {**_describe(row), "certificate": key.document}
+
+
+@keys.post("/<key_id>/revocation", responses={201: RevocationReply, 409: problem("It is revoked already")})
+@requires(Permission.REVOKE)
+def revoke(path: KeyPath, body: Revocation) -> tuple[dict[str, Any], int]:
+    """Revoke a key: its copy is no longer delivered, and stays resolvable."""
+    document = service.revoke(home(), path.key_id, body.reason, principal().organisation)
+    return {"revocation": document}, 201
+
+
+def _select(owner: int) -> Any:
+    return (
+        select(UserKey, Model.name, Model.version, Recipient.email, KeyRevocation.revoked_at)
+        .join(Model, Model.id == UserKey.model_id)
+        .join(Recipient, Recipient.id == UserKey.recipient_id)
+        .outerjoin(KeyRevocation, KeyRevocation.user_key_id == UserKey.id)
+        .where(Model.organisation_id == owner)
+    )
+
+
+def _describe(row: Any) -> dict[str, Any]:
+    key = row.UserKey
+    named = Permission.READ_RECIPIENTS in principal().permissions
+    return {
+        "key_id": key.key_id.hex(),
+        "copy_id": COPY_PREFIX + key.key_id.hex(),
+        "model": f"{row.name}@{row.version}",
+        "recipient": row.email if named else None,
+        "issued_at": utc(key.issued_at),
+        "expires_at": None if key.expires_at is None else utc(key.expires_at),
+        "revoked_at": None if row.revoked_at is None else utc(row.revoked_at),
+        "ledger_index": key.ledger_index,
+    }
+
+
+def _issued(documents: list[dict[str, Any]]) -> str:
+    return json.dumps({"certificates": documents})
