@@ -208,10 +208,13 @@ def newest_network(session: Session, model: Model) -> NetworkVersion:
     return found[-1]
 
 
-def foreign_logits(storage: Storage, network: NetworkVersion) -> NDArray[np.int16]:
-    """Quantised logits (n, bits) of the foreign images that keys are screened against."""
-    with storage.open(f"{network_name(network)}/foreign.npz") as file:
-        return _foreign(file, network_name(network))
+def foreign_logits(storage: Storage, network: str) -> NDArray[np.int16]:
+    """Quantised logits (n, bits) of the foreign images that keys are screened against.
+
+    ``network`` is the storage name of a network package.
+    """
+    with storage.open(f"{network}/foreign.npz") as file:
+        return _foreign(file, network)
 
 
 def install_basis(session: Session, storage: Storage, model: Model, path: Path) -> None:

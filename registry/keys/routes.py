@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
-from flask import Response, make_response
+from flask import Response, current_app, make_response
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import Field
 from sqlalchemy import select
@@ -16,10 +17,11 @@ from registry.api import repeats
 from registry.api.access import home, principal, requires
 from registry.api.document import problem
 from registry.api.pages import PageQuery, page
-from registry.api.schemas import Body, Email, KeyId, ModelLabel, Path, Positive, Reply, Text
+from registry.api.schemas import WHOLE, Body, Email, KeyId, ModelLabel, Path, Reply, Text
 from registry.generators.models import Model
 from registry.keys import service
 from registry.keys.models import KeyRevocation, UserKey
+from registry.keys.together import Together
 from verifier.bundle import utc
 from verifier.certificate import COPY_PREFIX
 
@@ -78,8 +80,8 @@ class NewKeys(Body):
 
     model: ModelLabel
     recipient: Email
-    count: Annotated[Positive, Field(le=MOST_AT_ONCE)] = 1
-    expires_days: Annotated[Positive | None, Field(le=service.LONGEST_DAYS)] = None
+    count: Annotated[int, Field(ge=1, le=MOST_AT_ONCE), WHOLE] = 1
+    expires_days: Annotated[int, Field(ge=1, le=service.LONGEST_DAYS), WHOLE] | None = None
 
 
 class IssuedReply(Reply):
@@ -100,7 +102,7 @@ class RevocationReply(Reply):
     revocation: dict[str, Any]
 
 
-@keys.get("", responses={200: KeyPage})
+@keys.get("", responses={200: KeyPage, 404: problem("No such model or recipient")})
 @requires(Permission.READ_KEYS)
 def list_keys(query: KeyQuery) -> dict[str, Any]:
     """Keys of your organisation's models."""
@@ -130,12 +132,10 @@ def issue(header: repeats.RepeatHeader, body: NewKeys) -> Response:  # noqa: ARG
         if guard.answer is not None:
             return guard.answer
         issuer = service.Issuer.open(home(), body.model, body.recipient, owner)
-        documents = issuer.issue(
-            body.count,
-            body.expires_days,
-            also=lambda session, made: guard.keep(session, 201, _issued(made)),
-        )
-    response = make_response(_issued(documents), 201)
+        batch = issuer.draw(body.count, body.expires_days)
+        answer = json.dumps({"certificates": batch.documents})
+        _together().commit(replace(batch, also=lambda session: guard.keep(session, 201, answer)))
+    response = make_response(answer, 201)
     response.mimetype = "application/json"
     return response
 
@@ -183,5 +183,7 @@ def _describe(row: Any) -> dict[str, Any]:
     }
 
 
-def _issued(documents: list[dict[str, Any]]) -> str:
-    return json.dumps({"certificates": documents})
+def _together() -> Together:
+    """The line in which this process's requests are committed."""
+    line: Together = current_app.extensions.setdefault("hallmark_together", Together(home()))
+    return line

@@ -16,6 +16,7 @@ import io
 import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from sqlalchemy.orm import Session
 
 from registry.accounts import service as accounts
 from registry.accounts.models import Recipient
-from registry.attribution.models import NetworkVersion
 from registry.db import stream, unix_now
 from registry.errors import InputError, NotFoundError, StateError
 from registry.generators import service as generators
@@ -60,6 +60,32 @@ class IssuedKey:
     document: signing.Document
 
 
+Also = Callable[[Session], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Keys that are drawn and signed, and exist once :func:`commit` has logged them.
+
+    ``also`` runs in the same transaction, for what must be true exactly when the keys exist.
+    """
+
+    rows: list[dict[str, Any]]
+    documents: list[signing.Document]
+    also: Also = lambda _session: None
+
+
+def commit(home: Home, batches: Sequence[Batch]) -> None:
+    """Log and store the keys of all batches in one transaction, whose fixed cost they share."""
+    rows = [row for batch in batches for row in batch.rows]
+    digests = [leaf(document) for batch in batches for document in batch.documents]
+    with home.database.write() as session:
+        first = ledger.append(session, home.identity, ledger.CERTIFICATE, digests)
+        session.execute(insert(UserKey), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)])
+        for batch in batches:
+            batch.also(session)
+
+
 class Issuer:
     """Issues keys of one model to one recipient; opening it does the work that all keys share."""
 
@@ -77,18 +103,16 @@ class Issuer:
             registered = generators.get_model(session, model, organisation)
             generators.basis_name(registered)  # says what to do where there is no basis yet
             network = generators.newest_network(session, registered)
-        return cls(home, registered, recipient, _load_screen(home.storage, network))
+        return cls(home, registered, recipient, _load_screen(home.storage, generators.network_name(network)))
 
-    def issue(
-        self,
-        count: int,
-        expires_days: int | None = None,
-        also: Callable[[Session, list[signing.Document]], None] = lambda _session, _documents: None,
-    ) -> list[signing.Document]:
-        """Issue ``count`` keys in one transaction: keys, certificates, ledger entries, all or nothing.
+    def issue(self, count: int, expires_days: int | None = None) -> list[signing.Document]:
+        """Issue ``count`` keys in one transaction: keys, certificates, ledger entries, all or nothing."""
+        batch = self.draw(count, expires_days)
+        commit(self._home, [batch])
+        return batch.documents
 
-        ``also`` runs at the end of that transaction, for what must be true exactly when the keys exist.
-        """
+    def draw(self, count: int, expires_days: int | None = None) -> Batch:
+        """Draw, screen and sign ``count`` keys that :func:`commit` then issues."""
         issued_at = unix_now()
         expires_at = None if expires_days is None else issued_at + expires_days * DAY_SECONDS
         key_ids = _new_key_ids(count)
@@ -97,7 +121,8 @@ class Issuer:
         named = accounts.commitments(self._recipient, key_ids)
 
         registry = self._home.identity.registry
-        rows, documents = [], []
+        rows: list[dict[str, Any]] = []
+        documents: list[signing.Document] = []
         for i, key_id in enumerate(key_ids):
             redrawn = int(redraws[i])
             certificate = _certificate(
@@ -118,15 +143,7 @@ class Issuer:
                     "signature": signature_bytes(document),
                 }
             )
-
-        digests = [leaf(document) for document in documents]
-        with self._home.database.write() as session:
-            first = ledger.append(session, self._home.identity, ledger.CERTIFICATE, digests)
-            session.execute(
-                insert(UserKey), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)]
-            )
-            also(session, documents)
-        return documents
+        return Batch(rows, documents)
 
     def _commitments(
         self, key_ids: Sequence[bytes], redraws: NDArray[np.int64], packed: Packed
@@ -342,10 +359,11 @@ def _draw(
     return redraws, packed
 
 
-def _load_screen(storage: Storage, network: NetworkVersion) -> Screen:
-    """The screen of a network; its thresholds are computed once and kept beside the network."""
+@lru_cache(maxsize=32)
+def _load_screen(storage: Storage, network: str) -> Screen:
+    """The screen of a stored network; its thresholds are computed once and kept beside the network."""
     logits = generators.foreign_logits(storage, network)
-    name = f"screens/{network.digest.hex()}-{Q_TEXT}.npy"
+    name = f"screens/{network.rpartition('/')[2]}-{Q_TEXT}.npy"
     if storage.exists(name):
         return Screen(logits, np.load(io.BytesIO(storage.read(name)), allow_pickle=False))
     screen = Screen.against(logits)
