@@ -7,6 +7,7 @@ from registry.copies import models as _copies
 from registry.db import Base
 from registry.generators import models as _generators
 from registry.identity import SigningKey
+from registry.jobs import models as _jobs
 from registry.keys import models as _keys
 from registry.ledger import models as _ledger
 
@@ -18,6 +19,7 @@ __all__ = [
     "_attribution",
     "_copies",
     "_generators",
+    "_jobs",
     "_keys",
     "_ledger",
     "_repeats",

@@ -1,0 +1,1 @@
+"""Background jobs: training, studies and exports, with progress, cancelling, retrying and logs."""
