@@ -13,7 +13,7 @@ import secrets
 
 from flask import Response, g, request
 
-from registry.api import access, problems, repeats
+from registry.api import access, problems
 from registry.api.document import Api, check_json, serve_document
 from registry.home import Home
 
@@ -33,7 +33,6 @@ def create_app(home: Home) -> Api:
     access.install(app, home)
     app.before_request(check_json)
     problems.install(app)
-    app.register_error_handler(repeats.Repeated, repeats.respond_again)
     _register(app)
     serve_document(app)
     app.after_request(_finish)

@@ -1,31 +1,31 @@
 """Idempotency keys: a request that is sent again is answered again, not done again.
 
-    with repeats.guarded(home, principal) as guard:
-        if guard.answer is not None:
-            return guard.answer
-        documents = issuer.issue(1, also=lambda session, made: guard.keep(session, 201, reply(made)))
+    def issue(keep: Keep) -> Response:
+        documents = ... commit(..., also=lambda session: keep(session, 201, text)) ...
 
-The answer is stored in the transaction that does the work, so both exist or neither. Of two equal requests
-at once, the second finds the first one's row when it inserts its own, and is answered from it.
+    return repeats.once(home, organisation, issue)
+
+The answer is stored in the transaction that does the work, so both exist or neither. A repeat finds the row
+when it inserts its own: its transaction is rolled back and it is answered from there, also where the state
+of the registry would refuse it by now. The usual request, which is new, pays for nothing but the insert.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Annotated
 
 from flask import Response, make_response, request
 from pydantic import BaseModel, Field, StringConstraints
-from sqlalchemy import ForeignKey, Integer
+from sqlalchemy import ForeignKey, Integer, insert
 from sqlalchemy.exc import IntegrityError as DuplicateError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from registry.api.problems import Problem
 from registry.db import Base, unix_now
+from registry.errors import RegistryError
 from registry.home import Home
 
 HEADER = "Idempotency-Key"
@@ -58,78 +58,48 @@ class RepeatHeader(BaseModel):
     ] = None
 
 
-@dataclass
-class Guard:
-    """One request under its key, or without one: then nothing is kept."""
-
-    home: Home
-    organisation: int
-    key: str | None
-    digest: bytes
-    answer: Response | None = None
-
-    def keep(self, session: Session, status: int, body: str) -> None:
-        """Store the JSON answer within the transaction that makes it true."""
-        if self.key is None:
-            return
-        session.add(
-            IdempotencyKey(
-                organisation_id=self.organisation,
-                key=self.key,
-                request_sha256=self.digest,
-                status=status,
-                body=body,
-                created_at=unix_now(),
-            )
-        )
-        session.flush()
-
-    def find(self) -> Response | None:
-        """The stored answer; :class:`Problem` 422 where the key belongs to another request."""
-        if self.key is None:
-            return None
-        with self.home.database.read() as session:
-            row = session.get(IdempotencyKey, (self.organisation, self.key))
-        if row is None:
-            return None
-        if row.request_sha256 != self.digest:
-            raise Problem(422, f"this {HEADER} was used for another request.", "Choose a new one.")
-        response = make_response(row.body, row.status)
-        response.mimetype = "application/json"
-        response.headers["Idempotency-Replayed"] = "true"
-        return response
+Keep = Callable[[Session, int, str], None]
+"""Stores the JSON answer (status, text) within the transaction that makes it true."""
 
 
-@contextmanager
-def guarded(home: Home, organisation: int) -> Iterator[Guard]:
-    """The guard of the present request; its ``answer`` is there before the block if it was done before.
+def once(home: Home, organisation: int, work: Callable[[Keep], Response]) -> Response:
+    """Do ``work`` under the idempotency key of the present request, if it has one.
 
-    Where an equal request at the same moment wins, the block's transaction fails on its insert and is rolled
-    back, and :class:`Repeated` carries the winner's answer to :func:`respond_again`.
+    :class:`Problem` 422 for a key that belongs to another request.
     """
     key = request.headers.get(HEADER)
-    if key is not None and not _KEY.fullmatch(key):
+    if key is None:
+        return work(lambda _session, _status, _body: None)
+    if not _KEY.fullmatch(key):
         raise Problem(422, f"{HEADER} must have 1 to 128 printable characters.", "Choose another.")
-    said = b"\0".join((request.method.encode(), request.path.encode(), request.get_data(cache=True)))
-    guard = Guard(home, organisation, key, hashlib.sha256(said).digest())
-    guard.answer = guard.find()
+    said = b"\0".join((request.method.encode(), request.full_path.encode(), request.get_data(cache=True)))
+    digest = hashlib.sha256(said).digest()
+
+    def keep(session: Session, status: int, body: str) -> None:
+        row = {
+            "organisation_id": organisation,
+            "key": key,
+            "request_sha256": digest,
+            "status": status,
+            "body": body,
+            "created_at": unix_now(),
+        }
+        session.execute(insert(IdempotencyKey), row)
+
     try:
-        yield guard
-    except DuplicateError:
-        won = guard.find()
-        if won is None:
+        return work(keep)
+    except (DuplicateError, RegistryError):
+        with home.database.read() as session:
+            known = session.get(IdempotencyKey, (organisation, key))
+        if known is None:
             raise
-        raise Repeated(won) from None
+        return _again(known, digest)
 
 
-class Repeated(Exception):  # noqa: N818  (not an error: the request was answered before)
-    """Carries the answer of an equal request that finished first."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__("answered before")
-        self.response = response
-
-
-def respond_again(repeated: Repeated) -> Response:
-    """The error handler of :class:`Repeated`."""
-    return repeated.response
+def _again(known: IdempotencyKey, digest: bytes) -> Response:
+    if known.request_sha256 != digest:
+        raise Problem(422, f"this {HEADER} was used for another request.", "Choose a new one.")
+    response = make_response(known.body, known.status)
+    response.mimetype = "application/json"
+    response.headers["Idempotency-Replayed"] = "true"
+    return response

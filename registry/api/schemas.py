@@ -40,7 +40,7 @@ class Reply(BaseModel):
 
 
 WHOLE = BeforeValidator(_whole)
-"""For integers in bodies: ``Annotated[int, Field(ge=1, le=9), WHOLE]``, last, so that limits are documented."""
+"""For integers in bodies: ``Annotated[int, Field(ge=1, le=9), WHOLE]``; last, to keep limits documented."""
 
 Integer = Annotated[int, Field(ge=-LARGEST, le=LARGEST), WHOLE]
 Positive = Annotated[int, Field(ge=1, le=LARGEST), WHOLE]

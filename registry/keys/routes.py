@@ -128,16 +128,18 @@ def list_keys(query: KeyQuery) -> dict[str, Any]:
 def issue(header: repeats.RepeatHeader, body: NewKeys) -> Response:  # noqa: ARG001
     """Issue keys of one model to one recipient, all or none of them."""
     owner = principal().organisation
-    with repeats.guarded(home(), owner) as guard:
-        if guard.answer is not None:
-            return guard.answer
-        issuer = service.Issuer.open(home(), body.model, body.recipient, owner)
-        batch = issuer.draw(body.count, body.expires_days)
+
+    def work(keep: repeats.Keep) -> Response:
+        batch = service.Issuer.open(home(), body.model, body.recipient, owner).draw(
+            body.count, body.expires_days
+        )
         answer = json.dumps({"certificates": batch.documents})
-        _together().commit(replace(batch, also=lambda session: guard.keep(session, 201, answer)))
-    response = make_response(answer, 201)
-    response.mimetype = "application/json"
-    return response
+        _together().commit(replace(batch, also=lambda session: keep(session, 201, answer)))
+        response = make_response(answer, 201)
+        response.mimetype = "application/json"
+        return response
+
+    return repeats.once(home(), owner, work)
 
 
 @keys.get("/<key_id>", responses={200: CertificateReply})
