@@ -29,8 +29,24 @@ class ForbiddenError(RegistryError):
     """Whoever asks may not do this."""
 
 
+class AuthenticationError(RegistryError):
+    """Whoever asks has not shown who he is."""
+
+
+class ThrottledError(RegistryError):
+    """Too much was asked at once; ``wait`` is in seconds."""
+
+    def __init__(self, message: str, hint: str, wait: int) -> None:
+        super().__init__(message, hint)
+        self.wait = wait
+
+
 class StateError(RegistryError):
     """The request does not fit the registry's present state."""
+
+
+class UnavailableError(StateError):
+    """Something that the registry stands on does not answer at present."""
 
 
 class IntegrityError(RegistryError):

@@ -20,12 +20,15 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from registry.db import explain
 from registry.errors import (
+    AuthenticationError,
     ForbiddenError,
     InputError,
     IntegrityError,
     NotFoundError,
     RegistryError,
     StateError,
+    ThrottledError,
+    UnavailableError,
 )
 from verifier.errors import VerifierError
 
@@ -33,8 +36,11 @@ MEDIA_TYPE = "application/problem+json"
 
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NotFoundError, 404),
+    (AuthenticationError, 401),
     (ForbiddenError, 403),
+    (ThrottledError, 429),
     (InputError, 422),
+    (UnavailableError, 503),
     (StateError, 409),
     (IntegrityError, 500),
     (VerifierError, 422),
@@ -131,6 +137,7 @@ def install(app: Flask) -> None:
     app.register_error_handler(ValidationError, invalid)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(OSError, _storage_error)
+    app.register_error_handler(UnavailableError, _storage_error)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -145,8 +152,13 @@ def _registry_error(error: RegistryError | VerifierError) -> Response:
     status = status_of(error)
     if status >= 500:
         log.error("request failed", error=str(error), kind=type(error).__name__)
-    headers = error.headers if isinstance(error, Problem) else None
-    return respond(status, str(error), error.hint, headers=headers)
+    return respond(status, str(error), error.hint, headers=_headers(error))
+
+
+def _headers(error: RegistryError | VerifierError) -> dict[str, str]:
+    if isinstance(error, Problem):
+        return error.headers
+    return {"Retry-After": str(error.wait)} if isinstance(error, ThrottledError) else {}
 
 
 def _database_error(error: SQLAlchemyError) -> Response:
@@ -157,7 +169,7 @@ def _database_error(error: SQLAlchemyError) -> Response:
     )
 
 
-def _storage_error(error: OSError) -> Response:
+def _storage_error(error: OSError | UnavailableError) -> Response:
     log.error("storage failed", error=str(error), kind=type(error).__name__)
     return respond(
         503, "the storage is not available.", "Try again in a moment.", headers={"Retry-After": "2"}
