@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from registry.errors import InputError, StateError
 
@@ -52,6 +53,13 @@ class Settings:
     @property
     def master_key(self) -> Path:
         return self.home / MASTER_KEY_NAME
+
+    def table(self, name: str) -> Mapping[str, Any]:
+        """A further table of the configuration, for the feature that it belongs to; empty where absent."""
+        found = tomllib.loads((self.home / CONFIG_NAME).read_text(encoding="utf-8")).get(name, {})
+        if not isinstance(found, dict):
+            raise InputError(f"{self.home / CONFIG_NAME}: [{name}] is no table.", "Correct it.")
+        return found
 
     @classmethod
     def load(cls, home: Path, environment: Mapping[str, str] = os.environ) -> Settings:
