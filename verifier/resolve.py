@@ -7,6 +7,12 @@ The maximum-likelihood key has the largest inner product with the logits. Readin
 score here is an exact integer, whatever the order of summation: one reading is scored with look-up
 tables (two bytes of a key, 16 bits, name one of 65 536 partial sums), many at once as a matrix product
 in floating point, where integers below the mantissa's range stay exact.
+
+    table = IndexedKeyTable(packed)                       # the same answers, a hundred times faster
+
+With FAISS (the extra ``search``) a product quantiser whose codebooks are the 16 sign patterns of four bits
+searches millions of keys in milliseconds. Its sums are rounded, so they only choose a shortlist; that is
+scored exactly, and returned only where no key outside of it can belong to the answer.
 """
 
 from __future__ import annotations
@@ -31,6 +37,12 @@ reading and part, so parts are large."""
 
 BATCH = 8
 """From so many readings on, unpacking the keys for a matrix product is cheaper than look-ups."""
+
+INDEXED_BITS = 1024
+"""Longest key that is indexed: 256 tables of entries up to 255 still sum to a 16-bit number."""
+
+SHORTLISTS = (128, 4096)
+"""Keys taken from the index, tried in turn until one holds the answer for certain; ties may need many."""
 
 _LOGITS_LIMIT = 1 << 30  # bound on sum |L_j|: partial sums fit 32 bits
 
@@ -102,6 +114,77 @@ class KeyTable:
         if int(np.abs(array.astype(np.int64)).sum()) >= _LOGITS_LIMIT:
             raise ValueError("the logits' sum is too large to score in 32 bits")
         return array.astype(np.int32)
+
+
+class IndexedKeyTable(KeyTable):
+    """A key table with a FAISS index over it: made once, for many readings of many keys.
+
+    Twice the memory of the keys; 10^6 keys of 256 bits are indexed in half a second.
+    """
+
+    def __init__(self, packed: NDArray[np.uint8]) -> None:
+        """:class:`ImportError` where FAISS is not installed, ``ValueError`` beyond ``INDEXED_BITS``."""
+        super().__init__(packed)
+        if self.bits > INDEXED_BITS:
+            raise ValueError(f"keys of {self.bits} bits cannot be indexed, only up to {INDEXED_BITS}")
+        self._index = _sign_index(self._packed)
+
+    def top(self, logits: Logits, m: int) -> tuple[Indices, Scores]:
+        return self.top_batch(np.asarray(logits)[None], m)[0]
+
+    def top_batch(self, logits: Logits, m: int) -> list[tuple[Indices, Scores]]:
+        readings = [self._checked(reading) for reading in np.atleast_2d(np.asarray(logits))]
+        found: list[tuple[Indices, Scores] | None] = [None] * len(readings)
+        for size in SHORTLISTS:
+            # All logits zero: every key has the same score, and the index no scale.
+            open_ones = [i for i, row in enumerate(found) if row is None and readings[i].any()]
+            if not open_ones or not m <= size < len(self):
+                continue
+            queries = np.stack([readings[i] for i in open_ones]).astype(np.float32)
+            for i, rounded, rows in zip(open_ones, *self._index.search(queries, size), strict=True):
+                found[i] = self._settled(readings[i], np.sort(rows), float(rounded[-1]), m)
+        return [
+            KeyTable.top(self, reading, m) if row is None else row
+            for reading, row in zip(readings, found, strict=True)
+        ]
+
+    def _settled(
+        self, logits: NDArray[np.int32], rows: Indices, least: float, m: int
+    ) -> tuple[Indices, Scores] | None:
+        """The ``m`` best of the shortlist ``rows`` if they are the best of all, else None.
+
+        ``least`` is the smallest rounded score in the shortlist: nobody outside has a larger one.
+        """
+        exact = phi.unpack(self._packed[rows]).astype(np.int64) @ logits.astype(np.int64)
+        places, scores = _top(exact, m)
+        if scores[-1] <= least + _rounding(logits):
+            return None
+        return rows[places], scores
+
+
+def _sign_index(packed: NDArray[np.uint8]) -> Any:
+    """FAISS's fast-scan index over packed keys, with exact sign patterns as its codebooks."""
+    import faiss
+
+    n, octets = packed.shape
+    quantiser = faiss.IndexPQ(8 * octets, 2 * octets, 4, faiss.METRIC_INNER_PRODUCT)
+    patterns = phi.unpack(np.arange(16, dtype=np.uint8)[:, None])[:, 4:].astype(np.float32)
+    faiss.copy_array_to_vector(np.tile(patterns, (2 * octets, 1)).ravel(), quantiser.pq.centroids)
+    quantiser.is_trained = True
+    # FAISS takes the low half of a byte first, keys have their first bits in the high one.
+    faiss.copy_array_to_vector((packed << 4 | packed >> 4).ravel(), quantiser.codes)
+    quantiser.ntotal = n
+    return faiss.IndexPQFastScan(quantiser)  # type: ignore[arg-type]  # an overload that the stubs lack
+
+
+def _rounding(logits: NDArray[np.int32]) -> float:
+    """How far a rounded score of the index may lie from the exact one.
+
+    Every table (four bits) is rounded to 255 steps of the widest table's range; one more is ample for the
+    sums in single precision.
+    """
+    spans = 2 * np.abs(logits.astype(np.int64)).reshape(-1, 4).sum(axis=1)
+    return len(spans) * int(spans.max()) / 255 / 2 + 1
 
 
 def _byte_table(logits: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from verifier import phi, resolve
-from verifier.resolve import KeyTable
+from verifier.resolve import IndexedKeyTable, KeyTable
 
 
 def brute_force(packed: NDArray[np.uint8], logits: NDArray[np.int64], m: int) -> tuple[list[int], list[int]]:
@@ -101,3 +101,47 @@ def test_no_key_or_fewer_than_one_wanted() -> None:
     assert len(table) == len(rows) == len(scores) == 0
     with pytest.raises(ValueError, match="at least one"):
         KeyTable(np.zeros((4, 2), np.uint8)).top(np.ones(16, np.int64), 0)
+
+
+@pytest.mark.parametrize("octets", [1, 8, 32, 128])
+@pytest.mark.parametrize("size", [1, 128, 100_000])
+def test_the_index_gives_what_brute_force_gives(octets: int, size: int) -> None:
+    packed, _ = random_case(3, 9000, octets, 1)
+    table = IndexedKeyTable(packed)
+    logits = np.random.default_rng(4).integers(-size, size + 1, (12, 8 * octets))
+    logits[0], logits[1, 1:] = 0, 0
+    logits[2] = phi.unpack(packed[17]).astype(np.int64) * np.abs(logits[2])
+    for m in (1, 16, 200):
+        found = table.top_batch(logits, m)
+        assert [(r.tolist(), s.tolist()) for r, s in found] == [brute_force(packed, row, m) for row in logits]
+    rows, scores = table.top(logits[2], 1)
+    assert scores[0] == np.abs(logits[2]).sum()
+    assert rows[0] <= 17
+
+
+def test_the_index_answers_unless_its_shortlist_proves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packed, logits = random_case(5, 20_000, 32, 128)
+    packed[7000:7300] = packed[42]  # 301 equal keys: more ties than the first shortlist holds
+    table, exhaustive = IndexedKeyTable(packed), []
+    scores = KeyTable.scores
+    monkeypatch.setattr(KeyTable, "scores", lambda self, row: exhaustive.append(1) or scores(self, row))
+    rows, _ = table.top(logits, 8)
+    assert rows.tolist() == brute_force(packed, logits, 8)[0]
+    assert not exhaustive
+    tied = phi.unpack(packed[42]).astype(np.int64) * 100
+    assert table.top(tied, 8)[0].tolist() == [42, *range(7000, 7007)]
+    assert not exhaustive  # settled by the second, longer shortlist
+    assert table.top(np.zeros(256, np.int64), 3)[0].tolist() == [0, 1, 2]
+    assert exhaustive
+
+
+def test_a_small_table_and_long_keys_need_no_index() -> None:
+    packed, logits = random_case(6, 5, 2, 9)
+    rows, scores = IndexedKeyTable(packed).top(logits, 9)
+    assert (rows.tolist(), scores.tolist()) == brute_force(packed, logits, 9)
+    with pytest.raises(ValueError, match="cannot be indexed"):
+        IndexedKeyTable(np.zeros((3, 129), np.uint8))
+    with pytest.raises(ValueError, match="expected 16 logits"):
+        IndexedKeyTable(packed).top(np.zeros(8, np.int64), 1)
