@@ -1,10 +1,11 @@
-"""Who this registry is: its Ed25519 signing key, sealed in the database.
+"""Who this registry is: its Ed25519 signing key and the name that follows from it.
 
     identity = Identity.create(session, master)      # once, at `registry init`
     identity = Identity.load(session, master)
     document = identity.sign({"schema": "hallmark/receipt/1", ...})
 
-One key signs certificates, receipts, revocations, copies, bundles and the ledger's checkpoints.
+One key signs certificates, receipts, revocations, copies, bundles and the ledger's checkpoints. Where its
+private half is kept is for :mod:`registry.signing_keys`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from registry.db import Base, unix_now
-from registry.errors import IntegrityError
 from registry.sealing import MasterKey
+from registry.signing_keys import SealedKeys
 from verifier import signing
+
+PURPOSE = "signing-key"
 
 
 class SigningKey(Base):
-    """The registry's signing key; the private half only as ``sealed`` bytes."""
+    """The registry's signing key; the private half only as ``sealed`` bytes, none where it is elsewhere."""
 
     __tablename__ = "signing_key"
 
@@ -38,12 +41,12 @@ class SigningKey(Base):
 class Identity:
     """The signing key in use and the name that goes with it."""
 
-    private: Ed25519PrivateKey
+    signer: signing.Signer
     registry: str
 
     @property
     def public(self) -> Ed25519PublicKey:
-        return self.private.public_key()
+        return self.signer.public_key()
 
     @property
     def public_text(self) -> str:
@@ -57,35 +60,22 @@ class Identity:
 
     def sign(self, document: signing.Document) -> signing.Document:
         """``document`` signed; see :mod:`verifier.signing`."""
-        return signing.sign(document, self.private)
+        return signing.sign(document, self.signer)
 
     @classmethod
     def create(cls, session: Session, master: MasterKey) -> Identity:
-        """Generate the signing key and store it sealed."""
-        private = Ed25519PrivateKey.generate()
-        name = signing.registry_id(private.public_key())
-        session.add(
-            SigningKey(
-                registry_id=name,
-                public_key=signing.public_bytes(private.public_key()),
-                sealed=master.seal(private.private_bytes_raw(), _purpose(name)),
-                created_at=unix_now(),
-            )
-        )
-        return cls(private, name)
+        """Take a new signing key from the back end and record it."""
+        signer, sealed = SealedKeys(master, PURPOSE).create()
+        name = signing.registry_id(signer.public_key())
+        public = signing.public_bytes(signer.public_key())
+        session.add(SigningKey(registry_id=name, public_key=public, sealed=sealed, created_at=unix_now()))
+        return cls(signer, name)
 
     @classmethod
     def load(cls, session: Session, master: MasterKey) -> Identity:
-        """Open the stored key; :class:`IntegrityError` where it does not fit its public half."""
+        """Open the recorded key; :class:`IntegrityError` where the back end has another."""
         row = session.execute(select(SigningKey).order_by(SigningKey.id.desc()).limit(1)).scalar_one()
-        private = Ed25519PrivateKey.from_private_bytes(master.open(row.sealed, _purpose(row.registry_id)))
-        if signing.public_bytes(private.public_key()) != row.public_key:
-            raise IntegrityError("the signing key does not fit its public key.", "Restore the database.")
-        return cls(private, row.registry_id)
-
-
-def _purpose(registry: str) -> str:
-    return f"signing-key/{registry}"
+        return cls(SealedKeys(master, PURPOSE).load(row.public_key, row.sealed), row.registry_id)
 
 
 def signature_text(signature: bytes) -> str:

@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from verifier import certificate, merkle, signing
@@ -164,7 +164,7 @@ def unix(text: str) -> int:
 
 def write_bundle(
     path: Path | str,
-    key: Ed25519PrivateKey,
+    key: signing.Signer,
     models: Sequence[ModelContent],
     *,
     checkpoint: str,

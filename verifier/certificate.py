@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from verifier import signing
 from verifier.errors import TrustError
@@ -73,7 +73,7 @@ class Certificate:
             "expires_at": self.expires_at,
         }
 
-    def sign(self, key: Ed25519PrivateKey) -> signing.Document:
+    def sign(self, key: signing.Signer) -> signing.Document:
         """The signed document, the same bytes every time (Ed25519 is deterministic)."""
         return signing.sign(self.document(), key)
 

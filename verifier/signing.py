@@ -15,14 +15,24 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from verifier.errors import TrustError
 
 Document = dict[str, Any]
+
+
+class Signer(Protocol):
+    """An Ed25519 key that signs, wherever its private half is; cryptography's private keys are such."""
+
+    def public_key(self) -> Ed25519PublicKey:
+        """The public half."""
+
+    def sign(self, data: bytes, /) -> bytes:
+        """The 64 bytes of the signature (RFC 8032)."""
 
 
 def canonical(value: Any) -> bytes:
@@ -68,7 +78,7 @@ def _message(document: Mapping[str, Any]) -> bytes:
     return str(document["schema"]).encode() + b"\n" + canonical(body)
 
 
-def sign(document: Mapping[str, Any], key: Ed25519PrivateKey) -> Document:
+def sign(document: Mapping[str, Any], key: Signer) -> Document:
     """``document`` (which names its ``schema``) with its ``signature`` added."""
     signature = base64.b64encode(key.sign(_message(document))).decode()
     return {**document, "signature": signature}

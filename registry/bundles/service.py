@@ -73,7 +73,7 @@ def export(
             )
         return write_bundle(
             out,
-            home.identity.private,
+            home.identity.signer,
             contents,
             checkpoint=ledger.checkpoint(session),
             # Seconds since 1970 grow from bundle to bundle without a counter to keep.

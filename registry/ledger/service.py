@@ -11,8 +11,9 @@ and it signs a checkpoint in the same transaction: no entry is ever committed wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import and_, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.db import unix_now
@@ -32,16 +33,24 @@ _HEAD = 1
 def create(session: Session, identity: Identity) -> None:
     """The empty ledger with its first checkpoint."""
     session.add(LedgerHead(id=_HEAD, size=0))
-    session.add(_checkpoint_row(identity, 0, merkle.EMPTY_ROOT))
+    session.execute(insert(LedgerCheckpoint), [_checkpoint_row(identity, 0, merkle.EMPTY_ROOT)])
 
 
 def append(session: Session, identity: Identity, kind: str, digests: Sequence[bytes]) -> int:
     """Log records by the digests of their signed documents; returns the index of the first.
 
-    Holds the ledger until the transaction ends: prepare everything else before.
+    Holds the ledger until the transaction ends: prepare everything else before. Five or six statements,
+    however many records.
     """
-    head = session.execute(select(LedgerHead).where(LedgerHead.id == _HEAD).with_for_update()).scalar_one()
-    first, now = head.size, unix_now()
+    # One statement takes the lock and the numbers; whoever comes second waits here and then counts on.
+    new: int = session.execute(
+        update(LedgerHead)
+        .where(LedgerHead.id == _HEAD)
+        .values(size=LedgerHead.size + len(digests))
+        .returning(LedgerHead.size)
+        .execution_options(synchronize_session=False)
+    ).scalar_one()
+    first, now = new - len(digests), unix_now()
     session.execute(
         insert(LedgerEntry),
         [
@@ -49,12 +58,12 @@ def append(session: Session, identity: Identity, kind: str, digests: Sequence[by
             for i, digest in enumerate(digests)
         ],
     )
-    changed = tiles.extend(first, [merkle.leaf_hash(digest) for digest in digests], tile_reader(session))
-    for (level, number), hashes in changed.items():
-        session.merge(LedgerTile(level=level, number=number, hashes=hashes))
-    head.size = first + len(digests)
-    session.flush()
-    session.add(_checkpoint_row(identity, head.size, merkle.tree_root(head.size, tile_reader(session))))
+    edge = _read_tiles(session, tiles.edge(first))
+    changed = tiles.extend(first, [merkle.leaf_hash(digest) for digest in digests], _reader(edge))
+    _write_tiles(session, changed, edge)
+    # The root needs the right edge alone: every full tile left of it is one hash of the level above.
+    root = merkle.tree_root(new, _reader({**edge, **changed}))
+    session.execute(insert(LedgerCheckpoint), [_checkpoint_row(identity, new, root)])
     return first
 
 
@@ -98,6 +107,32 @@ def consistency_proof(session: Session, old: int, new: int) -> list[bytes]:
     return merkle.consistency_proof(old, new, tile_reader(session))
 
 
-def _checkpoint_row(identity: Identity, tree_size: int, root: bytes) -> LedgerCheckpoint:
-    note = merkle.Checkpoint(identity.origin, tree_size, root).sign(identity.private)
-    return LedgerCheckpoint(size=tree_size, note=note, created_at=unix_now())
+def _read_tiles(session: Session, wanted: Sequence[tuple[int, int]]) -> tiles.Tiles:
+    """Those of the ``wanted`` tiles (level, number) that exist, in one statement."""
+    if not wanted:
+        return {}
+    places = [and_(LedgerTile.level == level, LedgerTile.number == number) for level, number in wanted]
+    rows = session.execute(select(LedgerTile.level, LedgerTile.number, LedgerTile.hashes).where(or_(*places)))
+    return {(row.level, row.number): row.hashes for row in rows}
+
+
+def _write_tiles(session: Session, changed: tiles.Tiles, stored: tiles.Tiles) -> None:
+    """Store the changed tiles, of which the ``stored`` ones are there already."""
+    rows = [
+        {"level": level, "number": number, "hashes": hashes} for (level, number), hashes in changed.items()
+    ]
+    known = [row for row in rows if (row["level"], row["number"]) in stored]
+    fresh = [row for row in rows if (row["level"], row["number"]) not in stored]
+    if known:
+        session.execute(update(LedgerTile), known)
+    if fresh:
+        session.execute(insert(LedgerTile), fresh)
+
+
+def _reader(known: tiles.Tiles) -> merkle.ReadTile:
+    return lambda level, number: known.get((level, number), b"")
+
+
+def _checkpoint_row(identity: Identity, tree_size: int, root: bytes) -> dict[str, Any]:
+    note = merkle.Checkpoint(identity.origin, tree_size, root).sign(identity.signer)
+    return {"size": tree_size, "note": note, "created_at": unix_now()}

@@ -17,6 +17,17 @@ TILE_BYTES = TILE_WIDTH * HASH_BYTES
 Tiles = dict[tuple[int, int], bytes]
 
 
+def edge(size: int) -> list[tuple[int, int]]:
+    """The partial tiles (level, number) of a tree of ``size``: what the next leaf, or the root, needs."""
+    found, level = [], 0
+    while size:
+        number, filled = divmod(size, TILE_WIDTH)
+        if filled:
+            found.append((level, number))
+        level, size = level + 1, number
+    return found
+
+
 def extend(size: int, leaves: Sequence[bytes], read: ReadTile) -> Tiles:
     """The tiles that change when ``leaves`` (leaf hashes) are appended to a tree of ``size``.
 

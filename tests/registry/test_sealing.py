@@ -70,11 +70,11 @@ def test_the_signing_key_is_sealed_and_survives(home: Home) -> None:
         row = session.get_one(SigningKey, 1)
         again = Identity.load(session, home.master)
     assert again.registry == home.identity.registry == row.registry_id
-    assert home.identity.private.private_bytes_raw() not in row.sealed
+    assert home.identity.signer.private_bytes_raw() not in row.sealed
 
 
 def test_a_signing_key_that_was_swapped_is_refused(home: Home) -> None:
     with home.database.write() as session:
         session.get_one(SigningKey, 1).public_key = bytes(32)
-    with home.database.read() as session, pytest.raises(IntegrityError, match="does not fit"):
+    with home.database.read() as session, pytest.raises(IntegrityError, match="does not open"):
         Identity.load(session, home.master)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.factories import ledger_levels, signing_key, tile_reader
-from verifier import merkle
+from verifier import merkle, note
 from verifier.errors import TrustError
 
 # The reference tree of the certificate-transparency project, used by its C++ and Go tests.
@@ -202,14 +202,15 @@ def test_proofs_of_what_is_not_there_are_refused() -> None:
 def test_a_checkpoint_survives_the_note_and_nothing_else_does() -> None:
     key = signing_key()
     checkpoint = merkle.Checkpoint("hallmark/00ff", 7, hashlib.sha256(b"x").digest())
-    note = checkpoint.sign(key)
-    assert merkle.Checkpoint.open(note, key.public_key()) == checkpoint
-    lines = note.splitlines()
+    signed = checkpoint.sign(key)
+    assert merkle.Checkpoint.open(signed, key.public_key()) == checkpoint
+    lines = signed.splitlines()
     assert lines[:3] == ["hallmark/00ff", "7", base64.b64encode(checkpoint.root).decode()]
     assert lines[4].startswith("\u2014 hallmark/00ff ")
     with pytest.raises(TrustError):
-        merkle.Checkpoint.open(note, signing_key(2).public_key())
-    for altered in (note.replace("\n7\n", "\n8\n"), note.replace("00ff", "00fe"), note[:-8], "", "x\n\ny"):
+        merkle.Checkpoint.open(signed, signing_key(2).public_key())
+    cut = (signed[:-1], signed[:-8])
+    for altered in (signed.replace("\n7\n", "\n8\n"), signed.replace("00ff", "00fe"), *cut, "", "x\n\ny"):
         with pytest.raises(TrustError):
             merkle.Checkpoint.open(altered, key.public_key())
 
@@ -220,3 +221,32 @@ def test_a_checkpoint_may_carry_other_signatures_as_well() -> None:
     witness = merkle.Checkpoint("hallmark/00ff", 7, bytes(32)).sign(signing_key(2)).splitlines()[-1]
     body, own = checkpoint.sign(key).split("\n\n")
     assert merkle.Checkpoint.open(f"{body}\n\n{witness}\n{own}", key.public_key()) == checkpoint
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "hallmark/00ff\n007\n{root}\n",
+        "hallmark/00ff\n-7\n{root}\n",
+        "hallmark/00ff\n\u0667\n{root}\n",
+        "hallmark/00ff\n7\n{short}\n",
+        "hallmark/00ff\n7\n{root}=\n",
+        "hallmark/00ff\n7\n",
+        "hallmark/00ff\n7 {root}\n",
+        "hallmark/00ff\n7\u2028{root}\n",
+        "hallmark/00ff\n7\n{root}\n\nextension\n",
+    ],
+)
+def test_a_signed_text_that_is_no_checkpoint_is_refused(body: str) -> None:
+    root, short = (base64.b64encode(bytes(n)).decode() for n in (32, 31))
+    key = signing_key()
+    signed = note.sign(body.format(root=root, short=short), "hallmark/00ff", key)
+    with pytest.raises(TrustError, match="no checkpoint"):
+        merkle.Checkpoint.open(signed, key.public_key())
+
+
+def test_a_checkpoint_may_have_extension_lines() -> None:
+    key = signing_key()
+    plain = merkle.Checkpoint("hallmark/00ff", 7, bytes(32))
+    signed = note.sign(plain.body() + "an extension\n", "hallmark/00ff", key)
+    assert merkle.Checkpoint.open(signed, key.public_key()) == plain

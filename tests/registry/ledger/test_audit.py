@@ -92,7 +92,7 @@ def forge_entry(session: Session, home: Home) -> None:
 
 def forge_checkpoint(session: Session, home: Home) -> None:
     row = session.get_one(LedgerCheckpoint, 4)
-    row.note = Checkpoint(home.identity.origin, 4, bytes(32)).sign(home.identity.private)
+    row.note = Checkpoint(home.identity.origin, 4, bytes(32)).sign(home.identity.signer)
 
 
 def break_signature(session: Session, _: Home) -> None:
