@@ -5,7 +5,8 @@
 
 The home holds ``config.toml``, ``master.key`` (0600) and, for the embedded default, ``registry.db`` and
 ``storage/``. ``HALLMARK_DATABASE_URL`` names another database, for instance
-``postgresql+psycopg://user@host/hallmark``.
+``postgresql+psycopg://user@host/hallmark``, and ``HALLMARK_STORAGE_URL`` another storage, for instance
+``s3://bucket/prefix``. No secret stands in the configuration: credentials come from the environment.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from registry.errors import InputError, StateError
 
 HOME_VARIABLE = "HALLMARK_HOME"
 DATABASE_VARIABLE = "HALLMARK_DATABASE_URL"
+STORAGE_VARIABLE = "HALLMARK_STORAGE_URL"
 CONFIG_NAME = "config.toml"
 MASTER_KEY_NAME = "master.key"
 DATABASE_NAME = "registry.db"
 STORAGE_NAME = "storage"
+STORAGE_OPTIONS = ("endpoint", "region")
 
 _TEMPLATE = """\
 # Home of a Hallmark registry. Paths are relative to this folder.
@@ -37,8 +40,13 @@ _TEMPLATE = """\
 url = "{database}"
 
 [storage]
-# A folder or any fsspec URL, such as s3://bucket/prefix.
+# A folder or any fsspec URL, such as s3://bucket/prefix; HALLMARK_STORAGE_URL overrides it, and "environment"
+# means that the variable must be set. Credentials come from the environment (AWS_ACCESS_KEY_ID and
+# AWS_SECRET_ACCESS_KEY, a profile, or the machine's role), never from this file.
 url = "{storage}"
+# For a store other than Amazon's:
+# endpoint = "https://store.example.org"
+# region = "eu-central-1"
 """
 
 
@@ -49,6 +57,7 @@ class Settings:
     home: Path
     database_url: str
     storage_url: str
+    storage_options: Mapping[str, str]
 
     @property
     def master_key(self) -> Path:
@@ -77,14 +86,16 @@ class Settings:
         return cls(
             home,
             _database_url(home, _text(path, values, "database"), environment),
-            _storage_url(home, _text(path, values, "storage")),
+            _storage_url(home, _text(path, values, "storage"), environment),
+            _storage_options(path, values["storage"]),
         )
 
     @classmethod
     def write_new(cls, home: Path, environment: Mapping[str, str] = os.environ) -> Settings:
         """Write the configuration of a fresh home: embedded database and local files by default."""
         database = "environment" if environment.get(DATABASE_VARIABLE) else f"sqlite:///{DATABASE_NAME}"
-        text = _TEMPLATE.format(database=database, storage=STORAGE_NAME)
+        storage = "environment" if environment.get(STORAGE_VARIABLE) else STORAGE_NAME
+        text = _TEMPLATE.format(database=database, storage=storage)
         (home / CONFIG_NAME).write_text(text, encoding="utf-8")
         return cls.load(home, environment)
 
@@ -99,7 +110,7 @@ def home_folder(given: Path | None = None, environment: Mapping[str, str] = os.e
     return (Path(data) if data else Path.home() / ".local" / "share") / "hallmark"
 
 
-def _text(path: Path, values: Mapping[str, object], section: str) -> str:
+def _text(path: Path, values: Mapping[str, Any], section: str) -> str:
     table = values.get(section)
     url = table.get("url") if isinstance(table, Mapping) else None
     if not isinstance(url, str) or not url:
@@ -121,5 +132,23 @@ def _database_url(home: Path, configured: str, environment: Mapping[str, str]) -
     return configured
 
 
-def _storage_url(home: Path, configured: str) -> str:
+def _storage_url(home: Path, configured: str, environment: Mapping[str, str]) -> str:
+    if override := environment.get(STORAGE_VARIABLE):
+        return override
+    if configured == "environment":
+        raise StateError(
+            f"{STORAGE_VARIABLE} is not set, and {home / CONFIG_NAME} leaves the storage to it.",
+            f"Set {STORAGE_VARIABLE}, for example to s3://bucket/prefix.",
+        )
     return configured if "://" in configured else str(home / configured)
+
+
+def _storage_options(path: Path, table: Mapping[str, Any]) -> dict[str, str]:
+    options = {name: value for name, value in table.items() if name != "url"}
+    for name, value in options.items():
+        if name not in STORAGE_OPTIONS or not isinstance(value, str):
+            raise InputError(
+                f"{path}: [storage] {name} is not understood.",
+                f"Known are url, {', '.join(STORAGE_OPTIONS)}; credentials belong in the environment.",
+            )
+    return {name: str(value) for name, value in options.items()}

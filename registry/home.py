@@ -42,7 +42,8 @@ class Home:
         settings = Settings.load(folder)
         database = Database(settings.database_url)
         database.require_current()
-        return cls(settings, database, Storage(settings.storage_url), FileMasterKey.load(settings.master_key))
+        storage = Storage(settings.storage_url, settings.storage_options)
+        return cls(settings, database, storage, FileMasterKey.load(settings.master_key))
 
     @classmethod
     def create(cls, folder: Path) -> Identity:

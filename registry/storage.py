@@ -1,12 +1,14 @@
 """Files of the registry over fsspec: a local folder by default, any object store in production.
 
     storage = Storage("/home/hallmark/storage")
+    storage = Storage("s3://bucket/prefix", {"endpoint": "https://store.example.org"})
     storage.put_folder("models/<digest>", folder)        # whole or not at all
     with storage.open("networks/<digest>/network.json") as file: ...
     with storage.local("networks/<digest>") as folder: ...
 
 Names are content digests, so nothing stored is ever changed. A folder's *manifest* names each of its
-files with SHA-256 and size; its digest stands for the whole folder.
+files with SHA-256 and size; its digest stands for the whole folder. What an object store refuses or fails
+at is a :class:`UnavailableError` after a few tries, what it does not have an :class:`IntegrityError`.
 """
 
 from __future__ import annotations
@@ -17,70 +19,101 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from registry.errors import InputError, IntegrityError
+from registry.errors import InputError, IntegrityError, UnavailableError
 from verifier import signing
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 CHUNK_BYTES = 1 << 20
 """Unit of copying and hashing: memory stays constant whatever the size of a model."""
+
+READ_BYTES = 4 << 20
+"""What one request to an object store reads ahead."""
+
+PART_BYTES, PARTS_AT_ONCE = 32 << 20, 2
+"""Large files are sent in parts of this size; S3 takes 10 000 parts, which is 312 GiB."""
+
+CONNECT_SECONDS, REPLY_SECONDS, TRIES = 3, 60, 3
+
+CACHE_BYTES = 2 << 30
+"""How much a process keeps on disk of what it fetched: some dozens of bases and networks."""
+
+_PARTIAL = ".partial-"
 
 Manifest = dict[str, dict[str, Any]]
 """path within the folder (POSIX) -> {"sha256": hex, "size": bytes}"""
 
 
 class Storage:
-    """Named files and folders below one fsspec URL."""
+    """Named files and folders below one fsspec URL.
 
-    def __init__(self, url: str) -> None:
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:
-            raise InputError(
-                f"the storage URL {url} cannot be used ({error}).", "Correct [storage] url in config.toml."
-            ) from None
+    ``options`` are those of [storage] in config.toml: ``endpoint`` and ``region`` of an S3 store.
+    Credentials come from the environment (``AWS_ACCESS_KEY_ID``, a profile, the machine's role).
+    """
+
+    def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
+        self._url, self._options = url, dict(options or {})
+        self._connect()
         self._is_local = isinstance(self._files, LocalFileSystem)
 
     def put_bytes(self, name: str, content: bytes) -> None:
         """Store ``content`` as ``name``, whole or not at all."""
-        self._put(name, io.BytesIO(content))
+        if self._is_local:
+            self._place(name, io.BytesIO(content))
+            return
+        with self._asking(name):
+            self._files.pipe_file(self._path(name), content)
 
     def put_file(self, name: str, path: Path) -> None:
         """Store the file at ``path`` as ``name``, whole or not at all."""
-        with path.open("rb") as source:
-            self._put(name, source)
+        if self._is_local:
+            with path.open("rb") as source:
+                self._place(name, source)
+            return
+        with self._asking(name):
+            parts = {"chunksize": PART_BYTES, "max_concurrency": PARTS_AT_ONCE} if self._is_s3 else {}
+            self._files.put_file(str(path), self._path(name), **parts)
 
     def put_folder(self, name: str, folder: Path) -> None:
         """Store a folder under a ``name`` made of its digest; one that is there already is kept.
 
         On a local disk the folder appears in one rename. On an object store its files appear one by
-        one, and the folder counts only once a committed table row names it.
+        one, and the folder counts only once a committed table row names it. An attempt that died half
+        way is completed: what is there is kept where it has the same digest, and replaced otherwise.
         """
-        if self._is_local and Path(self._path(name)).is_dir():
+        if self._is_local:
+            self._place_folder(name, folder)
             return
-        target = f"{name}.partial-{secrets.token_hex(4)}" if self._is_local else name
-        try:
-            for relative in folder_files(folder):
-                self.put_file(f"{target}/{relative}", folder / relative)
-            if self._is_local:
-                _move_folder(Path(self._path(target)), Path(self._path(name)))
-        except BaseException:
-            if self._is_local:
-                shutil.rmtree(self._path(target), ignore_errors=True)
-            raise
+        stored = self._stored(name)
+        for path in folder_files(folder):
+            source, target = folder / path, f"{name}/{path}"
+            if stored.get(path) != source.stat().st_size or self._sha256(target) != file_sha256(source):
+                self.put_file(target, source)
 
     def open(self, name: str) -> BinaryIO:
         """Open ``name`` for reading; seekable. :class:`IntegrityError` where it is missing."""
+        path = self._path(name)
         try:
-            return cast(BinaryIO, self._files.open(self._path(name), "rb"))
+            if self._is_local:
+                return Path(path).open("rb")
+            with self._asking(name):
+                opened = self._files.open(path, "rb", block_size=READ_BYTES)
         except FileNotFoundError:
             raise _missing(name) from None
+        return cast(BinaryIO, _RemoteFile(opened, lambda: self._asking(name)))
 
     def read(self, name: str) -> bytes:
         """The whole content of ``name``."""
@@ -89,41 +122,267 @@ class Storage:
 
     def exists(self, name: str) -> bool:
         """Whether ``name`` is a stored file or folder."""
-        return bool(self._files.exists(self._path(name)))
+        with self._asking(name):
+            return bool(self._files.exists(self._path(name)))
+
+    def check(self) -> None:
+        """:class:`UnavailableError` unless the store answers."""
+        self.exists("any")
 
     def files(self, name: str) -> dict[str, int]:
         """Paths within the folder ``name`` and their sizes in bytes, sorted by path."""
-        root = self._path(name)
-        found = self._files.find(root, detail=True)
+        found = self._stored(name)
         if not found:
             raise _missing(name)
-        return dict(sorted((path[len(root) + 1 :], int(info["size"])) for path, info in found.items()))
+        return found
+
+    def marks(self, name: str) -> dict[str, str]:
+        """What changes whenever a file of the folder ``name`` is written again, by path."""
+        root = self._path(name).rstrip("/")
+        with self._asking(name):
+            found = self._files.find(root, detail=True)
+        return {path[len(root) + 1 :]: _mark(info) for path, info in sorted(found.items())}
+
+    def all_files(self) -> dict[str, int]:
+        """Names of all stored files and their sizes in bytes; nothing that is still being written."""
+        found = self._stored("")
+        return {name: size for name, size in found.items() if _PARTIAL not in name}
 
     @contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """``name`` (a file or folder) as a path on this machine, fetched first where it is elsewhere."""
-        if not self.exists(name):
-            raise _missing(name)
+        """``name`` (a file or folder) as a path on this machine, fetched first where it is elsewhere.
+
+        What was fetched is kept for the next time, as long as the process lives and there is room.
+        """
         if self._is_local:
+            if not self.exists(name):
+                raise _missing(name)
             yield Path(self._path(name))
             return
-        with tempfile.TemporaryDirectory(prefix="hallmark-") as work:
-            target = Path(work) / Path(name).name
-            self._files.get(self._path(name), str(target), recursive=True)
-            yield target
+        with self._cache.lend(name, lambda target: self._fetch(name, target)) as path:
+            yield path
 
-    def _put(self, name: str, source: BinaryIO) -> None:
-        path = self._path(name)
-        if not self._is_local:
-            with self._files.open(path, "wb") as target:
-                shutil.copyfileobj(source, target, CHUNK_BYTES)
+    @property
+    def _files(self) -> Any:
+        """The file system of this process: connections do not survive a fork."""
+        if self._process != os.getpid():
+            self._cache.forget()
+            self._connect()
+        return self._connected
+
+    @property
+    def _is_s3(self) -> bool:
+        return self._url.startswith(("s3://", "s3a://"))
+
+    def _connect(self) -> None:
+        try:
+            options = _s3_options(self._options) if self._is_s3 else self._options
+            self._connected, self._root = fsspec.core.url_to_fs(self._url, **options)
+        except (ValueError, TypeError, ImportError) as error:
+            raise InputError(
+                f"the storage URL {self._url} cannot be used ({error}).",
+                "Correct [storage] in config.toml; s3:// needs `pip install 'hallmark[s3]'`.",
+            ) from None
+        self._process, self._cache = os.getpid(), _Cache(CACHE_BYTES)
+
+    @contextmanager
+    def _asking(self, name: str) -> Iterator[None]:
+        """Errors of an object store in the registry's words; those of a local disk are clear as they are."""
+        if self._is_local:
+            yield
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(Path(path)) as target:
+        try:
+            yield
+        except FileNotFoundError as error:
+            if "bucket" in str(error).lower():
+                raise UnavailableError(
+                    f"the object store has no bucket for {self._url}.", "Create it, or correct [storage] url."
+                ) from None
+            raise _missing(name) from None
+        except PermissionError as error:
+            raise UnavailableError(
+                f"the object store refuses access to {name} ({_reason(error)}).",
+                "Check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and the bucket's policy.",
+            ) from None
+        except _store_errors() as error:
+            raise UnavailableError(
+                f"the object store does not answer for {name} ({_reason(error)}).",
+                "Check [storage] in config.toml and that the store runs, then try again.",
+            ) from None
+
+    def _stored(self, name: str) -> dict[str, int]:
+        root = self._path(name).rstrip("/")
+        with self._asking(name):
+            found = self._files.find(root, detail=True)
+        return dict(sorted((path[len(root) + 1 :], int(info["size"])) for path, info in found.items()))
+
+    def _sha256(self, name: str) -> str:
+        with self.open(name) as file:
+            return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+
+    def _fetch(self, name: str, target: Path) -> None:
+        for path, size in self.files(name).items():
+            file = target / path if path else target
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with self.open(f"{name}/{path}".rstrip("/")) as source, file.open("xb") as copy:
+                shutil.copyfileobj(source, copy, CHUNK_BYTES)
+                if copy.tell() != size:
+                    raise UnavailableError(f"{name}/{path} was cut off while it was fetched.", "Try again.")
+
+    def _place(self, name: str, source: BinaryIO) -> None:
+        path = Path(self._path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as target:
             shutil.copyfileobj(source, target, CHUNK_BYTES)
+
+    def _place_folder(self, name: str, folder: Path) -> None:
+        if Path(self._path(name)).is_dir():
+            return
+        partial = f"{name}{_PARTIAL}{secrets.token_hex(4)}"
+        try:
+            for path in folder_files(folder):
+                self.put_file(f"{partial}/{path}", folder / path)
+            _move_folder(Path(self._path(partial)), Path(self._path(name)))
+        except BaseException:
+            shutil.rmtree(self._path(partial), ignore_errors=True)
+            raise
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file of an object store, whose errors while reading are told as the storage tells them."""
+
+    def __init__(self, file: BinaryIO, asking: Callable[[], Any]) -> None:
+        self._file, self._asking = file, asking
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        with self._asking():
+            return self._file.read(-1 if size is None else size)
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        content = self.read(len(view))
+        view[: len(content)] = content
+        return len(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@dataclass
+class _Fetched:
+    path: Path
+    size: int
+    users: int = 0
+
+
+class _Cache:
+    """Fetched files and folders of one process; those unused for longest make room for others."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._lock = capacity, threading.Lock()
+        self._kept: OrderedDict[str, _Fetched] = OrderedDict()
+        self._folder: Path | None = None
+
+    @contextmanager
+    def lend(self, name: str, fetch: Callable[[Path], None]) -> Iterator[Path]:
+        """The path of ``name``, which stays until the end of the block at least."""
+        with self._lock:
+            entry = self._kept.get(name)
+            if entry is not None:
+                entry.users += 1
+        entry = entry or self._add(name, fetch)
+        try:
+            yield entry.path
+        finally:
+            with self._lock:
+                entry.users -= 1
+                self._kept.move_to_end(name)
+                self._shrink()
+
+    def forget(self) -> None:
+        """Leave the folder to the process that this one was forked from."""
+        if self._folder is not None:
+            self._removal.detach()
+
+    def _add(self, name: str, fetch: Callable[[Path], None]) -> _Fetched:
+        place = Path(tempfile.mkdtemp(dir=self._root()))
+        try:
+            fetch(place / Path(name).name)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        with self._lock:  # two may have fetched the same at once: the first one counts
+            entry = self._kept.setdefault(name, _Fetched(place / Path(name).name, size))
+            entry.users += 1
+        if entry.path.parent != place:
+            shutil.rmtree(place)
+        return entry
+
+    def _shrink(self) -> None:
+        held = sum(entry.size for entry in self._kept.values())
+        for name, entry in list(self._kept.items()):
+            if held <= self._capacity:
+                return
+            if not entry.users:
+                del self._kept[name]
+                shutil.rmtree(entry.path.parent)
+                held -= entry.size
+
+    def _root(self) -> Path:
+        with self._lock:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="hallmark-fetched-"))
+                self._removal = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            return self._folder
+
+
+def _s3_options(options: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "endpoint_url": options.get("endpoint"),
+        "client_kwargs": {"region_name": options["region"]} if "region" in options else {},
+        "config_kwargs": {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": REPLY_SECONDS,
+            "retries": {"mode": "standard", "total_max_attempts": TRIES},
+        },
+        "use_listings_cache": False,  # other processes store things too
+        "skip_instance_cache": True,  # the environment may name another store by now
+    }
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    try:
+        from botocore.exceptions import BotoCoreError
+    except ImportError:  # another object store than S3
+        return (OSError,)
+    return OSError, BotoCoreError
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _mark(info: Mapping[str, Any]) -> str:
+    version = info.get("ETag") or f"{info.get('ino')} {info.get('mtime')} {info.get('created')}"
+    return f"{info['size']} {version}"
 
 
 def _missing(name: str) -> IntegrityError:
@@ -142,7 +401,7 @@ def _move_folder(source: Path, target: Path) -> None:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Write ``path`` under a temporary name beside it; it appears whole at the end of the block."""
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    partial = path.with_name(f".{path.name}{_PARTIAL}{secrets.token_hex(4)}")
     try:
         with partial.open("xb") as file:
             yield file
@@ -161,7 +420,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     ``path`` may be an empty folder; :class:`InputError` if it holds anything.
     """
     require_new_folder(path)
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
+    partial = path.with_name(f".{path.name}{_PARTIAL}{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -183,13 +442,18 @@ def folder_files(folder: Path) -> list[str]:
     return sorted(path.as_posix() for path in relative if not any(p.startswith(".") for p in path.parts))
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def folder_manifest(folder: Path) -> Manifest:
     """SHA-256 and size of each file of ``folder``; :class:`InputError` for an empty folder."""
     manifest: Manifest = {}
     for relative in folder_files(folder):
-        with (folder / relative).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            manifest[relative] = {"sha256": sha256, "size": file.tell()}
+        path = folder / relative
+        manifest[relative] = {"sha256": file_sha256(path), "size": path.stat().st_size}
     if not manifest:
         raise InputError(f"{folder} holds no files.")
     return manifest

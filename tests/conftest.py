@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
-from registry.config import DATABASE_VARIABLE, HOME_VARIABLE
+from registry.config import DATABASE_VARIABLE, HOME_VARIABLE, STORAGE_VARIABLE
 from registry.home import Home
 from tests.absent import absent
+from tests.registry.object_store import CREDENTIALS, ObjectStore, object_store
 from tests.registry.support import TinyModel, make_tiny_model, postgres_database, register
 
 POSTGRES_VARIABLE = "HALLMARK_TEST_POSTGRES"
@@ -24,7 +25,8 @@ POSTGRES_DEFAULT = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
 def _no_registry_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test may see or touch the registry of whoever runs it."""
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "unused-home"))
-    monkeypatch.delenv(DATABASE_VARIABLE, raising=False)
+    for variable in (DATABASE_VARIABLE, STORAGE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +57,22 @@ def database_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     if request.param == "postgresql":
         monkeypatch.setenv(DATABASE_VARIABLE, request.getfixturevalue("postgres_url"))
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[ObjectStore]:
+    """An object store that speaks S3."""
+    with object_store() as store:
+        yield store
+
+
+@pytest.fixture
+def s3(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The object store, with its address and credentials in the environment."""
+    for variable, value in CREDENTIALS.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint)
+    return s3_server
 
 
 @pytest.fixture

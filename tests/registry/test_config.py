@@ -47,3 +47,26 @@ def test_a_damaged_configuration_names_the_file(tmp_path: Path, content: str) ->
     (tmp_path / "config.toml").write_text(content)
     with pytest.raises(InputError, match=r"config\.toml"):
         Settings.load(tmp_path, {})
+
+
+def test_environment_overrides_the_storage(tmp_path: Path) -> None:
+    Settings.write_new(tmp_path, {})
+    assert Settings.load(tmp_path, {"HALLMARK_STORAGE_URL": "s3://b/p"}).storage_url == "s3://b/p"
+
+
+def test_a_home_made_for_an_object_store_asks_for_the_variable(tmp_path: Path) -> None:
+    assert Settings.write_new(tmp_path, {"HALLMARK_STORAGE_URL": "s3://b/p"}).storage_url == "s3://b/p"
+    with pytest.raises(StateError, match="HALLMARK_STORAGE_URL is not set"):
+        Settings.load(tmp_path, {})
+
+
+def test_an_object_store_has_options_but_no_secrets_in_the_configuration(tmp_path: Path) -> None:
+    Settings.write_new(tmp_path, {})
+    path = tmp_path / "config.toml"
+    written = path.read_text()
+    path.write_text(written + 'endpoint = "http://store"\nregion = "eu"\n')
+    assert Settings.load(tmp_path, {}).storage_options == {"endpoint": "http://store", "region": "eu"}
+    path.write_text(written + 'secret_access_key = "x"\n')
+    with pytest.raises(InputError, match="secret_access_key") as caught:
+        Settings.load(tmp_path, {})
+    assert "belong in the environment" in caught.value.diagnostics()
