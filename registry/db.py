@@ -106,10 +106,10 @@ class Database:
             yield session
 
     @contextmanager
-    def glance(self) -> Iterator[Connection]:
-        """A connection for one query that needs no transaction around it, which saves two round trips."""
-        with self._single.connect() as connection:
-            yield connection
+    def glance(self) -> Iterator[Session]:
+        """For one query that needs no transaction around it, which saves two round trips."""
+        with Session(self._single, expire_on_commit=False) as session:
+            yield session
 
     def require_current(self) -> None:
         """Raise :class:`StateError` unless the database exists and has this code's schema."""

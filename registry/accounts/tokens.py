@@ -15,7 +15,7 @@ import re
 import secrets
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.accounts.models import ApiToken
@@ -72,12 +72,12 @@ def create(
     return row, f"hm_{prefix}_{secret}"
 
 
-def authenticate(connection: Connection | Session, text: str) -> Principal | None:
+def authenticate(session: Session, text: str) -> Principal | None:
     """Who holds this token; ``None`` if it is unknown, altered, expired or revoked."""
     parts = _TEXT.fullmatch(text)
     if parts is None:
         return None
-    row = connection.execute(select(ApiToken.__table__).where(ApiToken.prefix == parts[1])).one_or_none()
+    row = session.execute(select(ApiToken.__table__).where(ApiToken.prefix == parts[1])).one_or_none()
     given = hashlib.sha256(parts[2].encode()).digest()
     if not hmac.compare_digest(given, row.secret_sha256 if row is not None else bytes(32)) or row is None:
         return None

@@ -114,8 +114,8 @@ def _authenticated() -> Principal | None:
     scheme, _, text = header.partition(" ")
     if scheme.lower() != "bearer":
         return None
-    with home().database.glance() as connection:
-        found = tokens.authenticate(connection, text.strip())
+    with home().database.glance() as session:
+        found = tokens.authenticate(session, text.strip())
     if found is None:
         raise Problem(
             401,

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from registry.accounts import service as accounts
 from registry.accounts.models import Recipient
+from registry.attribution.models import NetworkVersion
 from registry.db import stream, unix_now
 from registry.errors import InputError, NotFoundError, StateError
 from registry.generators import service as generators
@@ -97,12 +98,11 @@ class Issuer:
     def open(cls, home: Home, model: str, email: str, organisation: int | None = None) -> Issuer:
         """For an organisation's model and recipient (``None``: the command line's).
 
-        :class:`NotFoundError` for an unknown name, :class:`StateError` for a model without a network."""
-        with home.database.read() as session:
-            recipient = accounts.get_recipient(session, email, organisation)
-            registered = generators.get_model(session, model, organisation)
-            generators.basis_name(registered)  # says what to do where there is no basis yet
-            network = generators.newest_network(session, registered)
+        :class:`NotFoundError` for an unknown name, :class:`StateError` for a model without a network.
+        """
+        recipient, registered, network = _at_once(home, model, email, organisation) or _one_by_one(
+            home, model, email, organisation
+        )
         return cls(home, registered, recipient, _load_screen(home.storage, generators.network_name(network)))
 
     def issue(self, count: int, expires_days: int | None = None) -> list[signing.Document]:
@@ -151,6 +151,36 @@ class Issuer:
         blinders = self._secret.blinders(key_ids, redraws.tolist())
         pairs = zip(packed, blinders, strict=True)
         return [bytes.fromhex(commitment(phi.tobytes(), blinder.tobytes())) for phi, blinder in pairs]
+
+
+_Needed = tuple[Recipient, Model, NetworkVersion]
+
+
+def _at_once(home: Home, model: str, email: str, organisation: int | None) -> _Needed | None:
+    """What an issuer needs, in one query: issuing over HTTP is measured in requests a second."""
+    query = (
+        select(Recipient, Model, NetworkVersion)
+        .join(Model, Model.organisation_id == Recipient.organisation_id)
+        .join(NetworkVersion, NetworkVersion.model_id == Model.id, isouter=True)
+        .where(Recipient.email == accounts.normal_email(email), generators.named(model))
+        .where(Recipient.organisation_id == accounts.owned_by(organisation))
+        .order_by(Model.version.desc(), NetworkVersion.version.desc())
+        .limit(1)
+    )
+    with home.database.glance() as session:
+        found = session.execute(query).one_or_none()
+    if found is None or found[2] is None or found[1].basis is None:
+        return None
+    return found[0], found[1], found[2]
+
+
+def _one_by_one(home: Home, model: str, email: str, organisation: int | None) -> _Needed:
+    """The same, so that each thing that is missing says what to do."""
+    with home.database.read() as session:
+        recipient = accounts.get_recipient(session, email, organisation)
+        registered = generators.get_model(session, model, organisation)
+        generators.basis_name(registered)
+        return recipient, registered, generators.newest_network(session, registered)
 
 
 def check_expiry(days: int | None) -> None:
