@@ -2,6 +2,8 @@
 
     stored = hash_password("correct horse battery staple")
     verify(stored, given), verify(None, given)             # the second is False after just as much work
+
+Hashes made with older parameters are replaced at the next sign-in (:func:`outdated`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ secret. One source that causes the same refusal again and again fills the log no
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -100,18 +99,13 @@ def log(
         record(session, kind, organisation=organisation, actor=actor, **detail)
 
 
-def events(organisation: int, *, operator: bool, kind: str | None = None) -> Select[tuple[SecurityEvent]]:
+def events(organisation: int, *, operator: bool, kind: str | None = None) -> Select[Any]:
     """An organisation's events; for the operator's those of strangers too."""
     own = SecurityEvent.organisation_id == organisation
     query = select(SecurityEvent).where(
         or_(own, SecurityEvent.organisation_id.is_(None)) if operator else own
     )
     return query if kind is None else query.where(SecurityEvent.kind == kind)
-
-
-def kinds(session: Session) -> Sequence[str]:
-    """The kinds of all events so far, oldest first."""
-    return session.execute(select(SecurityEvent.kind).order_by(SecurityEvent.id)).scalars().all()
 
 
 def describe(event: SecurityEvent) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """API tokens: bearer secrets of an organisation, stored hashed.
 
     secret = create(session, organisation, "ci", Role.ISSUER, expires_days=90)      # shown once
-    principal = authenticate(session, secret)                                       # None if it does not hold
+    held = authenticate(connection, secret)                                         # None if it does not hold
 
 A token is ``hm_<prefix>_<secret>``. The secret has 256 random bits, so its plain SHA-256 is as good as a slow
 hash; the prefix finds the row and names the token in logs, and the comparison takes constant time.
@@ -14,14 +14,20 @@ import hmac
 import re
 import secrets
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.orm import Session
 
-from registry.accounts.models import ApiToken
+from registry.accounts import security
+from registry.accounts.models import ApiToken, Person
 from registry.accounts.permissions import PERMISSIONS, Permission, Principal, Role
+from registry.accounts.security import Event
 from registry.db import unix_now
 from registry.errors import ForbiddenError, InputError, NotFoundError
+from registry.home import Home
+from verifier.bundle import utc
 
 DAY_SECONDS = 86_400
 LONGEST_DAYS = 366
@@ -69,35 +75,60 @@ def create(
     )
     session.add(row)
     session.flush()
+    security.record(
+        session,
+        Event.TOKEN_CREATED,
+        organisation=organisation,
+        token=prefix,
+        role=role.value,
+        scopes=row.scopes,
+    )
     return row, f"hm_{prefix}_{secret}"
 
 
-def authenticate(session: Session, text: str) -> Principal | None:
-    """Who holds this token; ``None`` if it is unknown, altered, expired or revoked."""
-    parts = _TEXT.fullmatch(text)
-    if parts is None:
+@dataclass(frozen=True)
+class Held:
+    """A token that holds: for whom, and whether its use is to be noted."""
+
+    principal: Principal
+    unnoted: bool
+
+
+def authenticate(connection: Connection | Session, text: str) -> Held | None:
+    """Who holds this token; ``None`` if it is unknown, altered, expired or revoked, or its person disabled.
+
+    A person's token does nothing that the person may not do at present.
+    """
+    row = _find(connection, text)
+    if row is None or _refusal(row) is not None:
         return None
-    row = session.execute(select(ApiToken.__table__).where(ApiToken.prefix == parts[1])).one_or_none()
-    given = hashlib.sha256(parts[2].encode()).digest()
-    if not hmac.compare_digest(given, row.secret_sha256 if row is not None else bytes(32)) or row is None:
-        return None
-    if row.revoked_at is not None or row.expires_at <= unix_now():
-        return None
-    return Principal(
+    scopes = frozenset(map(Permission, row.scopes.split())) if row.scopes else None
+    if row.person_role is not None and row.person_role != row.role:
+        allowed = PERMISSIONS[Role(row.person_role)]
+        scopes = allowed if scopes is None else allowed & scopes
+    principal = Principal(
         organisation=row.organisation_id,
         role=Role(row.role),
         label=f"token {row.prefix}",
         person=row.person_id,
         token=row.id,
-        scopes=frozenset(map(Permission, row.scopes.split())) if row.scopes else None,
+        scopes=scopes,
     )
+    return Held(principal, unnoted=unix_now() - (row.last_used_at or 0) >= _USED_EVERY)
 
 
-def used(session: Session, token: int) -> None:
-    """Note that a token was used, to the nearest minutes."""
-    row = session.get_one(ApiToken, token)
-    if unix_now() - (row.last_used_at or 0) >= _USED_EVERY:
-        row.last_used_at = unix_now()
+def refused(connection: Connection | Session, text: str) -> dict[str, Any] | None:
+    """What to log of a token that is genuine and does not hold: whose it is and why; else ``None``."""
+    row = _find(connection, text)
+    if row is None:
+        return None
+    return {"organisation": row.organisation_id, "token": row.prefix, "reason": _refusal(row)}
+
+
+def used(home: Home, token: int) -> None:
+    """Note that a token was used."""
+    with home.database.write() as session:
+        session.execute(update(ApiToken).where(ApiToken.id == token).values(last_used_at=unix_now()))
 
 
 def tokens(session: Session, organisation: int) -> Sequence[ApiToken]:
@@ -106,11 +137,56 @@ def tokens(session: Session, organisation: int) -> Sequence[ApiToken]:
     return session.execute(query).scalars().all()
 
 
-def revoke(session: Session, organisation: int, prefix: str) -> ApiToken:
-    """Withdraw a token for good; one that is withdrawn already stays so. :class:`NotFoundError`."""
+def get_token(session: Session, organisation: int, prefix: str) -> ApiToken:
+    """An organisation's token; :class:`NotFoundError`."""
     query = select(ApiToken).where(ApiToken.organisation_id == organisation, ApiToken.prefix == prefix)
     row = session.execute(query).scalar_one_or_none()
     if row is None:
         raise NotFoundError(f"there is no token {prefix}.", "See the list of tokens.")
-    row.revoked_at = row.revoked_at or unix_now()
     return row
+
+
+def revoke(session: Session, organisation: int, prefix: str) -> ApiToken:
+    """Withdraw a token for good; one that is withdrawn already stays so. :class:`NotFoundError`."""
+    row = get_token(session, organisation, prefix)
+    if row.revoked_at is None:
+        row.revoked_at = unix_now()
+        security.record(session, Event.TOKEN_REVOKED, organisation=organisation, token=prefix)
+    return row
+
+
+def describe(row: ApiToken) -> dict[str, Any]:
+    """A token as the API and `registry token list --json` show it: everything but the secret."""
+    return {
+        "prefix": row.prefix,
+        "name": row.name,
+        "role": row.role,
+        "scopes": row.scopes.split(),
+        "created_at": utc(row.created_at),
+        "expires_at": utc(row.expires_at),
+        "revoked_at": None if row.revoked_at is None else utc(row.revoked_at),
+        "last_used_at": None if row.last_used_at is None else utc(row.last_used_at),
+    }
+
+
+def _find(connection: Connection | Session, text: str) -> Row[Any] | None:
+    parts = _TEXT.fullmatch(text)
+    if parts is None:
+        return None
+    query = (
+        select(ApiToken.__table__, Person.role.label("person_role"), Person.disabled_at)
+        .outerjoin(Person, Person.id == ApiToken.person_id)
+        .where(ApiToken.prefix == parts[1])
+    )
+    row = connection.execute(query).one_or_none()
+    given = hashlib.sha256(parts[2].encode()).digest()
+    same = hmac.compare_digest(given, row.secret_sha256 if row is not None else bytes(32))
+    return row if same else None
+
+
+def _refusal(row: Row[Any]) -> str | None:
+    if row.revoked_at is not None:
+        return "revoked"
+    if row.expires_at <= unix_now():
+        return "expired"
+    return None if row.disabled_at is None else "person disabled"

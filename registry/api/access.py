@@ -5,7 +5,8 @@
     def issue(body: IssueRequest): ... principal().organisation ...
 
 A route that names nothing cannot be registered (:func:`check_routes`). Checks come before the request is
-validated, so that a stranger learns nothing from what his input is refused for.
+validated, so that a stranger learns nothing from what his input is refused for. Who may ask may still not ask
+without measure: :mod:`registry.api.limits`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ from typing import Any, TypeVar
 from flask import Flask, Response, current_app, g, request
 from flask_openapi3 import SecurityScheme
 
-from registry.accounts import tokens
+from registry.accounts import security, sessions, tokens
 from registry.accounts.permissions import Permission, Principal
+from registry.accounts.security import Event
+from registry.accounts.sessions import CSRF_HEADER, Current
+from registry.accounts.settings import AccountSettings
+from registry.api.limits import REQUESTS, STRANGERS, Limiter
 from registry.api.problems import Problem
+from registry.errors import ForbiddenError
 from registry.home import Home
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -26,10 +32,19 @@ View = TypeVar("View", bound=Callable[..., Any])
 PUBLIC = "public"
 _ATTRIBUTE = "hallmark_access"
 _EXTENSION = "hallmark"
+_SETTINGS = "hallmark-accounts"
+_LIMITER = "hallmark-limits"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 
 SECURITY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {
     "token": {"type": "http", "scheme": "bearer", "description": "An API token, `hm_...`."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": sessions.COOKIE,
+        "description": f"A browser's session. Requests that change something also carry `{CSRF_HEADER}`, "
+        "the `csrf_token` of `GET /api/v1/session`.",
+    },
 }
 
 
@@ -67,6 +82,24 @@ def principal() -> Principal:
     return found
 
 
+def account_settings() -> AccountSettings:
+    """What the configuration says about sign-in."""
+    found: AccountSettings = current_app.extensions[_SETTINGS]
+    return found
+
+
+def limiter() -> Limiter:
+    """The rate limits of this application."""
+    found: Limiter = current_app.extensions[_LIMITER]
+    return found
+
+
+def web_session() -> Current | None:
+    """The browser's session that this request came with, complete or not."""
+    found: Current | None = g.get("web_session")
+    return found
+
+
 def optional_principal() -> Principal | None:
     """Who makes this request, also in public views: ``None`` for a stranger."""
     found: Principal | None = g.get("principal")
@@ -76,6 +109,8 @@ def optional_principal() -> Principal | None:
 def install(app: Flask, registry: Home) -> None:
     """Open the registry to the application's requests and check each of them."""
     app.extensions[_EXTENSION] = registry
+    app.extensions[_SETTINGS] = AccountSettings.load(registry.settings)
+    app.extensions[_LIMITER] = Limiter(app.extensions[_SETTINGS].limits)
     app.before_request(_admit)
 
 
@@ -90,9 +125,16 @@ def _admit() -> Response | None:
     if request.endpoint is None:
         return None  # not found, or a method that is not allowed: Flask says so
     needed = access_of(current_app.view_functions[request.endpoint])
-    found = _authenticated()
-    if found is not None:
+    try:
+        found = _authenticated(needed)
+    except Problem:
+        limiter().hit(STRANGERS, request.remote_addr or "")
+        raise
+    if found is None:
+        limiter().hit(STRANGERS, request.remote_addr or "")
+    else:
         g.principal = found
+        limiter().hit(REQUESTS, found.label)
     if needed == PUBLIC:
         return None
     if found is None:
@@ -103,24 +145,62 @@ def _admit() -> Response | None:
             {"WWW-Authenticate": 'Bearer realm="hallmark"'},
         )
     assert isinstance(needed, Permission), "check_routes has seen every route"
-    found.require(needed)
+    try:
+        found.require(needed)
+    except ForbiddenError:
+        security.log(home(), Event.PERMISSION_DENIED, permission=needed.value, path=request.path)
+        raise
     return None
 
 
-def _authenticated() -> Principal | None:
+def _authenticated(needed: Permission | str | None) -> Principal | None:
     header = request.headers.get("Authorization")
     if header is None:
-        return None
+        secret = request.cookies.get(sessions.COOKIE)
+        return None if secret is None else _by_session(secret, needed)
     scheme, _, text = header.partition(" ")
-    if scheme.lower() != "bearer":
-        return None
-    with home().database.glance() as session:
-        found = tokens.authenticate(session, text.strip())
-    if found is None:
+    return _by_token(text.strip()) if scheme.lower() == "bearer" else None
+
+
+def _by_token(text: str) -> Principal:
+    with home().database.glance() as connection:
+        held = tokens.authenticate(connection, text)
+        refused = tokens.refused(connection, text) if held is None else None
+    if held is None:
+        if refused is not None:
+            security.log(home(), Event.TOKEN_REFUSED, **refused)
         raise Problem(
             401,
             "this API token does not hold.",
             "It may have expired or been revoked; ask for a new one.",
             {"WWW-Authenticate": 'Bearer realm="hallmark", error="invalid_token"'},
         )
-    return found
+    if held.unnoted and held.principal.token is not None:
+        tokens.used(home(), held.principal.token)
+    return held.principal
+
+
+def _by_session(secret: str, needed: Permission | str | None) -> Principal | None:
+    """Who a browser's session stands for: nobody where it does not hold or still owes a factor.
+
+    What changes something must come from our own pages. A public route answers a request that does not as it
+    answers a stranger's.
+    """
+    with home().database.read() as session:
+        current = sessions.find(session, secret, account_settings())
+    if current is None:
+        security.log(home(), Event.FORGED_SESSION)
+        return None
+    g.web_session = current
+    if request.method not in _SAFE:
+        try:
+            sessions.require_csrf(current, request.headers.get(CSRF_HEADER))
+        except ForbiddenError as error:
+            if needed == PUBLIC:
+                return None
+            security.log(
+                home(), Event.FORGED_REQUEST, actor=f"person {current.person.name}", path=request.path
+            )
+            raise Problem(403, str(error), error.hint) from None
+    sessions.seen(home(), current)
+    return current.principal

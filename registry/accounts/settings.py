@@ -1,0 +1,148 @@
+"""What ``config.toml`` says about sign-in, and its defaults.
+
+    settings = AccountSettings.load(home.settings)
+    settings.url, settings.idle_seconds, settings.providers["corporate"].issuer
+
+All of it is optional::
+
+    [server]
+    url = "https://registry.example.org"    # what browsers see; else taken from each request
+
+    [sign_in]
+    idle_minutes = 60
+    longest_hours = 12
+
+    [limits]
+    storage = "redis://127.0.0.1:6379/1"    # HALLMARK_LIMITS_URL overrides it
+    requests = "6000/minute"                # of one token or person; "" switches a limit off
+    strangers = "600/minute"                # of one address without credentials
+    sign_in = "20/minute; 200/hour"         # of one address
+
+    [oidc.corporate]
+    title = "Example Corp"
+    issuer = "https://login.example.org"
+    client_id = "hallmark"
+    client_secret = "environment"           # then in HALLMARK_OIDC_CORPORATE_SECRET
+    link_verified_email = false
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from registry.config import CONFIG_NAME, Settings
+from registry.errors import InputError
+
+LIMITS_VARIABLE = "HALLMARK_LIMITS_URL"
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+_PROVIDER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+Value = TypeVar("Value", str, int, bool)
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An OpenID provider at which people may sign in.
+
+    With ``link_verified_email`` a person who was invited with an address is recognised by it at his first
+    sign-in, if the provider says that it verified the address; otherwise he links his account himself.
+    """
+
+    name: str
+    title: str
+    issuer: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    link_verified_email: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Rate limits in the notation of the `limits` library, ``""`` for none, and where they are counted."""
+
+    storage: str = "memory://"
+    requests: str = "6000/minute"
+    strangers: str = "600/minute"
+    sign_in: str = "20/minute; 200/hour"
+
+
+@dataclass(frozen=True)
+class AccountSettings:
+    """Everything about sign-in that an operator may choose."""
+
+    url: str | None = None
+    idle_seconds: int = 3600
+    longest_seconds: int = 12 * 3600
+    limits: Limits = Limits()
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, settings: Settings, environment: Mapping[str, str] = os.environ) -> AccountSettings:
+        """Read the home's configuration; :class:`InputError` names what cannot be understood."""
+        sign_in, limits = settings.table("sign_in"), settings.table("limits")
+        return cls(
+            url=_url(settings),
+            idle_seconds=60 * _value(sign_in, "sign_in", "idle_minutes", 60),
+            longest_seconds=3600 * _value(sign_in, "sign_in", "longest_hours", 12),
+            limits=Limits(
+                storage=environment.get(LIMITS_VARIABLE)
+                or _value(limits, "limits", "storage", Limits.storage),
+                requests=_value(limits, "limits", "requests", Limits.requests),
+                strangers=_value(limits, "limits", "strangers", Limits.strangers),
+                sign_in=_value(limits, "limits", "sign_in", Limits.sign_in),
+            ),
+            providers={
+                name: _provider(name, table, environment) for name, table in settings.table("oidc").items()
+            },
+        )
+
+
+def _url(settings: Settings) -> str | None:
+    url = _value(settings.table("server"), "server", "url", "")
+    if not url:
+        return None
+    _require_https(url, "[server] url")
+    return url.rstrip("/")
+
+
+def _provider(name: str, table: Any, environment: Mapping[str, str]) -> Provider:
+    where = f"oidc.{name}"
+    if not _PROVIDER.fullmatch(name) or not isinstance(table, dict):
+        raise _wrong(f"[{where}]", "name a provider in lower-case letters, digits and hyphens")
+    issuer, client_id = (_value(table, where, key, "") for key in ("issuer", "client_id"))
+    secret = _value(table, where, "client_secret", "environment")
+    if secret == "environment":  # noqa: S105
+        secret = environment.get(f"HALLMARK_OIDC_{name.upper().replace('-', '_')}_SECRET", "")
+    if not issuer or not client_id or not secret:
+        raise _wrong(f"[{where}]", "it needs issuer, client_id and client_secret")
+    _require_https(issuer, f"[{where}] issuer")
+    return Provider(
+        name=name,
+        title=_value(table, where, "title", name),
+        issuer=issuer,
+        client_id=client_id,
+        client_secret=secret,
+        link_verified_email=_value(table, where, "link_verified_email", False),
+    )
+
+
+def _value(table: Mapping[str, Any], where: str, key: str, default: Value) -> Value:
+    found = table.get(key, default)
+    if type(found) is not type(default) or (isinstance(found, int) and found < 0):
+        raise _wrong(f"[{where}] {key}", f"give a {type(default).__name__} such as {default!r}")
+    return found
+
+
+def _require_https(url: str, what: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOCAL_HOSTS):
+        raise _wrong(what, "give an https URL")
+
+
+def _wrong(what: str, advice: str) -> InputError:
+    return InputError(f"{CONFIG_NAME}: {what} cannot be used; {advice}.", "Correct it.")
