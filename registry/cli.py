@@ -11,77 +11,18 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from registry.config import HOME_VARIABLE, home_folder
+from registry.command_line import OUT, chosen_home, home_option, json_option, opened, print_json, shown
 from registry.errors import InputError, RegistryError
+from registry.jobs.commands import job, worker
 from verifier.errors import VerifierError
-
-if TYPE_CHECKING:
-    from registry.home import Home
 
 DEBUG_VARIABLE = "HALLMARK_DEBUG"
 INTERNAL, INTERRUPTED = 4, 130
-OUT = click.Path(path_type=Path, resolve_path=True)
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def home_option(command: Command) -> Command:
-    """``--home`` before or after the subcommand; the last one given counts."""
-
-    def remember(context: click.Context, _: click.Parameter, value: Path | None) -> None:
-        if value is not None:
-            context.find_root().obj = value
-
-    return click.option(
-        "--home",
-        type=click.Path(path_type=Path),
-        envvar=None,
-        expose_value=False,
-        callback=remember,
-        is_eager=True,
-        help=f"The registry's folder [default: ${HOME_VARIABLE}, else ~/.local/share/hallmark].",
-    )(command)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
-
-
-def _folder() -> Path:
-    given = click.get_current_context().find_root().obj
-    return home_folder(given if isinstance(given, Path) else None)
-
-
-@contextmanager
-def opened() -> Iterator[Home]:
-    """The registry in use, closed at the end of the block."""
-    from registry.home import Home
-
-    home = Home.open(_folder())
-    try:
-        yield home
-    finally:
-        home.close()
-
-
-@contextmanager
-def shown(title: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
-    """A progress bar for a service: it is told the total, then again and again the count done."""
-    from registry.progress import progress
-
-    with ExitStack() as stack:
-        yield lambda total: stack.enter_context(progress(title, total)).update
-
-
-def print_json(value: Any) -> None:
-    """``value`` as indented JSON on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -109,7 +50,7 @@ def init(as_json: bool) -> None:
     """Create a registry: its home folder, database, keys and first administrator."""
     from registry.home import Home
 
-    folder = _folder()
+    folder = chosen_home()
     identity = Home.create(folder)
     if as_json:
         print_json({"home": str(folder), "registry": identity.registry, "public_key": identity.public_text})
@@ -224,6 +165,7 @@ def model_train(name: str, data: Path | None, steps: int | None) -> None:
     Ctrl-C keeps what was done; the same command goes on from there.
     """
     from registry.attribution import service as attribution
+    from registry.attribution.folders import training_folder
     from registry.generators import service
 
     if data is not None and not data.exists():
@@ -231,9 +173,8 @@ def model_train(name: str, data: Path | None, steps: int | None) -> None:
     with opened() as home:
         with home.database.read() as session:
             trained = service.get_model(session, name)
-        work = home.settings.home / "training" / trained.label
-        work.mkdir(parents=True, exist_ok=True)
-        attribution.train(home.database, home.storage, trained, data=data, steps=steps, work=work)
+        with training_folder(home, trained) as work:
+            attribution.train(home.database, home.storage, trained, data=data, steps=steps, work=work)
     click.echo(f"Model {trained.label} is ready for issuing.")
 
 
@@ -616,6 +557,11 @@ def ledger_verify(as_json: bool) -> None:
         print_json({"size": report.size, "root": report.root, "checkpoints": report.checkpoints})
     else:
         click.echo(f"The ledger holds: {report.size} entries, root {report.root}.")
+
+
+# Commands of features, from their commands.py.
+cli.add_command(job)
+cli.add_command(worker)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,9 @@
 
 with progress("training", steps) as bar:
     bar.update(step, loss=0.3)
+
+with reported_to(listener):        # in place of standard error, for instance in a background job
+    train(...)
 """
 
 from __future__ import annotations
@@ -9,8 +12,9 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -54,9 +58,29 @@ class _Lines(Progress):
         print(line, file=sys.stderr, flush=True)
 
 
+Listener = Callable[[str, int, int], Progress]
+"""Is told title, total and count done of a loop that begins; returns what the loop reports to."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def reported_to(listener: Listener) -> Iterator[None]:
+    """Report the progress of what runs inside the block to ``listener`` and show nothing."""
+    before = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
+
+
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Progress]:
     """Show ``title`` with ``done`` of ``total`` on standard error while the block runs."""
+    listener = _listener.get()
+    if listener is not None:
+        yield listener(title, total, done)
+        return
     if not sys.stderr.isatty():
         yield _Lines(title, total, done)
         return

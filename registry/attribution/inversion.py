@@ -46,6 +46,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
+from registry.attribution.folders import training_path
 from registry.attribution.perceptual import Perceptual, choose_perceptual
 from registry.attribution.service import CHUNK, copies_generator, draw_latents
 from registry.attribution.training import QUANTUM, quantised
@@ -370,7 +371,7 @@ def invert(
     with home.database.read() as session:
         model = generators.get_model(session, name)
         names = generators.basis_name(model), generators.base_name(model)
-    folder = work or home.settings.home / "training" / model.label
+    folder = work or training_path(home, model)
     folder.mkdir(parents=True, exist_ok=True)
     adapter = get_adapter(model.adapter)
     with home.storage.local(names[0]) as basis_path, home.storage.local(names[1]) as base:

@@ -45,13 +45,13 @@ n x {size} x {size} x 3, RGB) to {bits} calibrated logits, the natural-log odds 
 """
 
 
-def export_model(home: Home, reference: str, out: Path) -> Path:
-    """Write the newest network of a model and its card into the new folder ``out``.
+def export_model(home: Home, reference: str, out: Path, organisation: int | None = None) -> Path:
+    """Write the newest network of an organisation's model and its card into the new folder ``out``.
 
     :class:`StateError` where the model has no network, :class:`InputError` where ``out`` exists.
     """
     with home.database.read() as session:
-        model = generators.get_model(session, reference)
+        model = generators.get_model(session, reference, organisation)
         network = generators.newest_network(session, model)
     with atomic_folder(out) as folder, home.storage.local(generators.network_name(network)) as package:
         for name in EXPORTED:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from registry.attribution import service
 from registry.attribution.calibration import calibrate_on
+from registry.attribution.folders import training_folder
 from registry.attribution.perceptual import Lpips, Perceptual, choose_perceptual
 from registry.attribution.study.plan import LEARNED, Offer, Point, Sweep
 from registry.attribution.study.results import (
@@ -74,18 +75,26 @@ Reader = Callable[[Pixels], NDArray[Any]]
 """Canvases (n, size, size, 3) -> integer readings (n, k)."""
 
 
-def run(home: Home, name: str, sweep: Sweep, *, data: Path | None, say: Callable[[str], None]) -> Study:
+def run(
+    home: Home,
+    name: str,
+    sweep: Sweep,
+    *,
+    data: Path | None,
+    say: Callable[[str], None],
+    organisation: int | None = None,
+) -> Study:
     """Measure every point that is not cached; ``say`` is told the estimate and each point's turn.
 
     ``data`` are photographs (folder or zip) to which Frechet distances are taken as well. All options are
     checked and all strengths found before anything is trained.
     """
     with home.database.read() as session:
-        model = generators.get_model(session, name)
+        model = generators.get_model(session, name, organisation)
         newest = generators.networks(session, model)[-1:]
     adapter = get_adapter(model.adapter)
-    work = home.settings.home / "training" / model.label
     with contextlib.ExitStack() as stack:
+        work = stack.enter_context(training_folder(home, model))
         folder = stack.enter_context(home.storage.local(generators.base_name(model)))
         generator = adapter.load(folder)
         _check_size(generator)

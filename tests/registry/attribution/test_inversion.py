@@ -266,7 +266,7 @@ def trained(sqlite_ready: Home, tiny: TinyModel, monkeypatch: pytest.MonkeyPatch
     rows = torch.from_numpy(next(iter(Basis.load(tiny.basis).directions.values()))).flatten(1)
     flat = torch.randn((500, 64), generator=torch.Generator().manual_seed(0))
     flat = 0.03 * (flat - 0.97 * flat @ rows.T @ rows)
-    work = sqlite_ready.settings.home / "training" / f"{MODEL}@1"
+    work = sqlite_ready.settings.home / "training" / "1" / f"{MODEL}@1"
     work.mkdir(parents=True)
     for start in range(0, 500, 100):
         part = flat[start : start + 100].reshape(-1, 4, 4, 4).contiguous()
@@ -292,7 +292,8 @@ def test_the_command_names_the_copy(
     signs = unpack(keys.derive(trained, key))
     basis = Basis.load(tiny.basis)
     generator = get_adapter("latent-diffusion").load(tiny.weights)
-    latents = inversion.known_latents(generator, basis, trained.settings.home / "training" / f"{MODEL}@1")
+    work = trained.settings.home / "training" / "1" / f"{MODEL}@1"
+    latents = inversion.known_latents(generator, basis, work)
     rendered = generator.render(latents[:1], basis.offsets(torch.from_numpy(signs)[None]))
     to_images(rendered)[0].save(tmp_path / "suspect.png")
 
@@ -328,7 +329,7 @@ def test_the_command_names_nobody_for_a_foreign_image(
     assert (found["verdict"], found["copy"]) == ("not-attributed", None)
     assert found["evidence"]["hypotheses"] == 0, "no key was issued"
     run(capsys, "issue", "--model", MODEL, "--to", RECIPIENT, "--count", 50)
-    work = shutil.copytree(trained.settings.home / "training" / f"{MODEL}@1", tmp_path / "work")
+    work = shutil.copytree(trained.settings.home / "training" / "1" / f"{MODEL}@1", tmp_path / "work")
     found = json.loads(run(capsys, *search, "--seed", 1, "--work", work, "--json")[0])
     assert len(list(work.glob("inversion-*.pt"))) == 2, "the first search's state and the second's"
     assert (found["verdict"], found["copy"]) == ("not-attributed", None)
