@@ -25,5 +25,11 @@ def verify_ledger(home: Home, progress: Callable[[int], Seen] = lambda _: lambda
 
 def records(session: Session, registry: str) -> list[Generator[audit.Record]]:
     """Everything that is logged, rebuilt from its rows: one stream in ledger order for each kind."""
-    sources = (generators.records, keys.records, copies.records, keys.revocation_records)
+    sources = (
+        generators.records,
+        keys.records,
+        copies.records,
+        copies.countersignature_records,
+        keys.revocation_records,
+    )
     return [source(session, registry) for source in sources]

@@ -7,11 +7,12 @@ A copy is a folder with ``hallmark.json`` at its top, a signed document of schem
 
     {schema, registry, public_key, certificate, files: {path: {"sha256", "size"}}, signature}
 
-which lists every other file, written as JSON with sorted keys, an indentation of 2 and a final newline
-(so that not even a blank can be changed). The copy's digest is the SHA-256 of the canonical JSON of
-``files``. ``.safetensors`` files also hold the certificate and the public key in their metadata, so
+which lists every other file but ``model.sig``, written as JSON with sorted keys, an indentation of 2 and
+a final newline (so that not even a blank can be changed). The copy's digest is the SHA-256 of the
+canonical JSON of ``files``. ``.safetensors`` files also hold the certificate and the public key in their metadata, so
 that one file that was passed on alone still tells whose it is; what it cannot tell is whether it was
-altered, for the digests are in ``hallmark.json``.
+altered, for the digests are in ``hallmark.json``. ``model.sig`` signs the whole folder once more, in the
+form of OpenSSF model-signing; it is checked with that project's own tool, and a copy is sound without it.
 
 The public key travels with the copy. So a copy that is consistent in itself may still be of a registry
 that nobody knows: pin the registry's id to exclude that.
@@ -39,6 +40,7 @@ from verifier.errors import InputError, TrustError
 SCHEMA = "hallmark/copy/1"
 INSPECTION_SCHEMA = "hallmark/inspection/1"
 MANIFEST = "hallmark.json"
+MODEL_SIGNATURE = "model.sig"
 CERTIFICATE_METADATA = "hallmark.certificate"
 PUBLIC_KEY_METADATA = "hallmark.public_key"
 
@@ -163,7 +165,7 @@ def _compare_files(folder: Path, files: Mapping[str, Any]) -> None:
     """Every listed file is there with its digest, and no other; :class:`TrustError` naming the first."""
     try:
         found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-        found.discard(MANIFEST)
+        found -= {MANIFEST, MODEL_SIGNATURE} - files.keys()
         if missing := sorted(files.keys() - found):
             raise TrustError(
                 f"{folder} lacks {missing[0]}, which {MANIFEST} lists.", "The copy is incomplete."

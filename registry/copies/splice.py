@@ -48,7 +48,7 @@ class Spliced:
             if isinstance(piece, bytes):
                 yield piece
             else:
-                yield from _range(base, *piece)
+                yield from read_range(base, *piece)
 
 
 def whole(size: int) -> Spliced:
@@ -126,7 +126,8 @@ def _to_bfloat16(value: Delta) -> bytes:
     return halves.tobytes()
 
 
-def _range(base: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
+def read_range(base: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
+    """``length`` bytes of ``base`` from ``offset`` on, at most ``CHUNK_BYTES`` at a time."""
     base.seek(offset)
     while length:
         chunk = base.read(min(length, CHUNK_BYTES))

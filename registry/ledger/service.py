@@ -1,7 +1,7 @@
 """Appending to the ledger and proving what is in it.
 
     first = append(session, identity, CERTIFICATE, digests)     # within the caller's transaction
-    proof = inclusion_proof(session, index, size)
+    document = describe_inclusion(session, identity, entry(session, index))
     note = checkpoint(session)
 
 An append locks the head, so entries are numbered without gaps however many processes issue at once,
@@ -17,15 +17,17 @@ from sqlalchemy import and_, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from registry.db import unix_now
+from registry.errors import NotFoundError
 from registry.identity import Identity
 from registry.ledger import tiles
 from registry.ledger.models import LedgerCheckpoint, LedgerEntry, LedgerHead, LedgerTile
-from verifier import certificate, merkle
+from verifier import certificate, merkle, proof
 
 MODEL = "hallmark/model/1"
 CERTIFICATE = certificate.SCHEMA
 RECEIPT = "hallmark/receipt/1"
 REVOCATION = "hallmark/revocation/1"
+COUNTERSIGNATURE = "hallmark/countersignature/1"
 
 _HEAD = 1
 
@@ -78,6 +80,53 @@ def checkpoint(session: Session) -> str:
     return session.execute(newest).scalar_one()
 
 
+def checkpoint_of(session: Session, tree_size: int) -> str | None:
+    """The signed note of the tree of ``tree_size`` entries; not every size was ever signed."""
+    return session.execute(
+        select(LedgerCheckpoint.note).where(LedgerCheckpoint.size == tree_size)
+    ).scalar_one_or_none()
+
+
+def entry(session: Session, index: int) -> LedgerEntry:
+    """One entry; :class:`NotFoundError` beyond the end."""
+    found = session.get(LedgerEntry, index)
+    if found is None:
+        raise NotFoundError(f"the ledger has no entry {index}.")
+    return found
+
+
+def find_entry(session: Session, digest: bytes) -> LedgerEntry:
+    """The entry of the record with this digest; :class:`NotFoundError` where it was never logged."""
+    query = select(LedgerEntry).where(LedgerEntry.digest == digest).order_by(LedgerEntry.index).limit(1)
+    found = session.execute(query).scalar_one_or_none()
+    if found is None:
+        raise NotFoundError(f"the ledger has no record {digest.hex()}.")
+    return found
+
+
+def tile(session: Session, level: int, number: int, width: int) -> bytes:
+    """The first ``width`` hashes of a tile; :class:`NotFoundError` where it has fewer."""
+    stored = session.get(LedgerTile, (level, number))
+    wanted = width * merkle.HASH_BYTES
+    if stored is None or len(stored.hashes) < wanted:
+        raise NotFoundError(f"the ledger has no tile {level}/{number} of {width} hashes.")
+    return stored.hashes[:wanted]
+
+
+def entry_digests(session: Session, number: int, width: int) -> list[bytes]:
+    """The digests of the first ``width`` entries below tile 0/``number``; :class:`NotFoundError` if fewer."""
+    first = number * merkle.TILE_WIDTH
+    query = (
+        select(LedgerEntry.digest)
+        .where(LedgerEntry.index >= first, LedgerEntry.index < first + width)
+        .order_by(LedgerEntry.index)
+    )
+    found = list(session.execute(query).scalars())
+    if len(found) < width:
+        raise NotFoundError(f"the ledger has no {width} entries from {first} on.")
+    return found
+
+
 def tile_reader(session: Session) -> merkle.ReadTile:
     """Reads tiles of this session's snapshot, each once."""
     known: dict[tuple[int, int], bytes] = {}
@@ -105,6 +154,61 @@ def inclusion_proof(session: Session, index: int, tree_size: int) -> list[bytes]
 def consistency_proof(session: Session, old: int, new: int) -> list[bytes]:
     """The proof that the ledger of ``new`` entries extends that of ``old`` entries."""
     return merkle.consistency_proof(old, new, tile_reader(session))
+
+
+def describe_inclusion(
+    session: Session, identity: Identity, logged: LedgerEntry, tree_size: int | None = None
+) -> dict[str, Any]:
+    """The proof that an entry is in the ledger, as :mod:`verifier.proof` checks it.
+
+    In the newest tree, or in that of ``tree_size`` entries; :class:`NotFoundError` where it is not.
+    """
+    chosen = _tree_size(session, tree_size)
+    if logged.index >= chosen:
+        raise NotFoundError(f"entry {logged.index} is not among the first {chosen}.")
+    return {
+        **_proof_document(session, identity, proof.INCLUSION, chosen),
+        "index": logged.index,
+        "kind": logged.kind,
+        "digest": logged.digest.hex(),
+        "proof": [value.hex() for value in inclusion_proof(session, logged.index, chosen)],
+    }
+
+
+def describe_consistency(
+    session: Session, identity: Identity, old: int, tree_size: int | None = None
+) -> dict[str, Any]:
+    """The proof that the ledger only grew from ``old`` entries, as :mod:`verifier.proof` checks it.
+
+    :class:`NotFoundError` for sizes that it never had, or in the wrong order.
+    """
+    chosen = _tree_size(session, tree_size)
+    if not 0 < old <= chosen:
+        raise NotFoundError(f"no consistency proof leads from {old} to {chosen} entries.")
+    return {
+        **_proof_document(session, identity, proof.CONSISTENCY, chosen),
+        "old_size": old,
+        "old_root": merkle.tree_root(old, tile_reader(session)).hex(),
+        "proof": [value.hex() for value in consistency_proof(session, old, chosen)],
+    }
+
+
+def _tree_size(session: Session, wanted: int | None) -> int:
+    newest = size(session)
+    if wanted is not None and wanted > newest:
+        raise NotFoundError(f"the ledger has {newest} entries, not {wanted}.")
+    return newest if wanted is None else wanted
+
+
+def _proof_document(session: Session, identity: Identity, schema: str, tree_size: int) -> dict[str, Any]:
+    return {
+        "schema": schema,
+        "registry": identity.registry,
+        "public_key": identity.public_text,
+        "size": tree_size,
+        "root": merkle.tree_root(tree_size, tile_reader(session)).hex(),
+        "checkpoint": checkpoint_of(session, tree_size),
+    }
 
 
 def _read_tiles(session: Session, wanted: Sequence[tuple[int, int]]) -> tiles.Tiles:

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from registry.bundles.service import BundleOptions, export
-from registry.copies import service
+from registry.copies import deliveries, service
 from registry.errors import InputError, IntegrityError, StateError
 from registry.fingerprints.basis import Basis
 from registry.generators import service as generators
@@ -34,7 +34,8 @@ def issue(home: Home) -> signing.Document:
 
 
 def without_statement(folder: Path) -> dict[str, dict[str, object]]:
-    return {path: entry for path, entry in folder_manifest(folder).items() if path != "hallmark.json"}
+    about = ("hallmark.json", "model.sig")
+    return {path: entry for path, entry in folder_manifest(folder).items() if path not in about}
 
 
 def test_a_copy_is_the_template_with_the_key_in_it(ready: Home, tiny: TinyModel, tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_delivery_that_cannot_be_recorded_is_taken_back(
         raise OSError("disk full")
 
     copy_id = issue(ready)["copy_id"]
-    monkeypatch.setattr(service, "_finish", fails)
+    monkeypatch.setattr(service, "finish", fails)
     with pytest.raises(OSError, match="disk full"):
         service.download(ready, copy_id, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
@@ -175,8 +176,8 @@ def test_an_expired_certificate_is_no_longer_delivered(
     sqlite_ready: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (certificate,) = Issuer.open(sqlite_ready, MODEL, RECIPIENT).issue(1, expires_days=1)
-    now = service.unix_now()
-    monkeypatch.setattr(service, "unix_now", lambda: now + 2 * 86_400)
+    now = deliveries.unix_now()
+    monkeypatch.setattr(deliveries, "unix_now", lambda: now + 2 * 86_400)
     with pytest.raises(StateError, match="expired at"):
         service.download(sqlite_ready, certificate["copy_id"], tmp_path / "copy")
 

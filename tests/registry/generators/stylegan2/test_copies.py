@@ -35,7 +35,7 @@ from tests.registry.generators.stylegan2.support import (
     orthonormal_rows,
 )
 from tests.registry.support import MODEL, RECIPIENT, write_network
-from verifier.inspect import CERTIFICATE_METADATA, MANIFEST
+from verifier.inspect import CERTIFICATE_METADATA, MANIFEST, MODEL_SIGNATURE
 from verifier.phi import unpack
 
 ADAPTER = get_adapter("stylegan2")
@@ -126,7 +126,7 @@ def test_two_copies_differ_in_their_style_biases_and_certificates_only(
     for name in ("ada", "bob"):
         deliver(sqlite_home, tmp_path / name)
     files = [sorted(path.name for path in (tmp_path / name).rglob("*")) for name in ("ada", "bob")]
-    assert files == [sorted([WEIGHTS, MANIFEST])] * 2
+    assert files == [sorted([WEIGHTS, MANIFEST, MODEL_SIGNATURE])] * 2
     (ada_metadata, ada), (bob_metadata, bob) = (parts(tmp_path / name / WEIGHTS) for name in ("ada", "bob"))
     differing = {name for name in ada if ada[name] != bob[name]}
     assert differing == {name for name in ada if name.endswith("modulation.bias")}
