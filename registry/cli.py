@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from registry.backup.commands import upgrade
 from registry.command_line import OUT, chosen_home, home_option, json_option, opened, print_json, shown
 from registry.errors import InputError, RegistryError
 from registry.jobs.commands import job, worker
@@ -562,6 +563,7 @@ def ledger_verify(as_json: bool) -> None:
 # Commands of features, from their commands.py.
 cli.add_command(job)
 cli.add_command(worker)
+cli.add_command(upgrade)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -111,8 +111,8 @@ class Database:
         with Session(self._single, expire_on_commit=False) as session:
             yield session
 
-    def require_current(self) -> None:
-        """Raise :class:`StateError` unless the database exists and has this code's schema."""
+    def require_registry(self) -> str:
+        """The schema revision; :class:`StateError` unless the database exists and holds a registry."""
         path = self.url.database
         if self.engine.dialect.name == "sqlite" and not Path(path or "").is_file():
             raise StateError(f"{path}: the registry's database is missing.", "Restore it from a backup.")
@@ -121,36 +121,52 @@ class Database:
             raise StateError(
                 f"{self} holds no registry.", "Run `registry init`, or correct HALLMARK_DATABASE_URL."
             )
+        return found
+
+    def require_current(self) -> None:
+        """Raise :class:`StateError` unless the database holds a registry of this code's schema."""
+        found = self.require_registry()
         if found != REVISION:
             raise StateError(
                 f"{self} has schema revision {found}, this version of Hallmark works with {REVISION}.",
                 "Run `registry upgrade` for an older one; a newer one needs its own version of Hallmark.",
             )
 
-    def upgrade(self, revision: str = "head") -> tuple[str | None, str | None]:
+    def upgrade(self, revision: str = "head") -> tuple[str, str]:
         """Migrate an existing registry; the revisions before and after. All of it happens or nothing.
 
+        :class:`StateError` where there is none, or one of a newer version of Hallmark.
         SQLite rebuilds a table by copying it, which its foreign keys would forbid: they are switched off
         for the migration and checked as a whole before it is committed.
         """
-        before = self.revision()
-        if before is None:
-            raise StateError(f"{self} holds no registry.", "Run `registry init`.")
+        self.require_registry()
         engine = _engine(self.url.render_as_string(hide_password=False), foreign_keys=False)
         try:
             with engine.execution_options(**{_IMMEDIATE: True}).begin() as connection:
+                if engine.dialect.name == "postgresql":  # of two at once the second finds the work done
+                    connection.exec_driver_sql("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+                before = _revision(connection) or ""
+                if before > REVISION:
+                    raise StateError(
+                        f"{self} has schema revision {before}, this version of Hallmark knows {REVISION}.",
+                        "Use the newer version; nothing was changed.",
+                    )
                 migrate(connection, revision)
-                if engine.dialect.name == "sqlite":
-                    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
-                    if broken:
-                        raise IntegrityError(
-                            f"{self}: {len(broken)} rows refer to rows that do not exist, first in table "
-                            f"{broken[0][0]}; nothing was changed.",
-                            "Restore the database from a backup.",
-                        )
+                self._check_references(connection)
+                return before, _revision(connection) or ""
         finally:
             engine.dispose()
-        return before, self.revision()
+
+    def _check_references(self, connection: Connection) -> None:
+        if connection.dialect.name != "sqlite":
+            return
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+        if broken:
+            raise IntegrityError(
+                f"{self}: {len(broken)} rows refer to rows that do not exist, first in table "
+                f"{broken[0][0]}; nothing was changed.",
+                "Restore the database from a backup.",
+            )
 
     def revision(self) -> str | None:
         """The schema revision found, ``None`` in a database without a registry."""

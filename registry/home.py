@@ -40,10 +40,14 @@ class Home:
     def open(cls, folder: Path) -> Home:
         """Open the registry in ``folder``; :class:`StateError` says what is missing."""
         settings = Settings.load(folder)
-        database = Database(settings.database_url)
-        database.require_current()
         storage = Storage(settings.storage_url, settings.storage_options)
-        return cls(settings, database, storage, FileMasterKey.load(settings.master_key))
+        database = Database(settings.database_url)
+        try:
+            database.require_current()
+            return cls(settings, database, storage, FileMasterKey.load(settings.master_key))
+        except BaseException:
+            database.close()
+            raise
 
     @classmethod
     def create(cls, folder: Path) -> Identity:

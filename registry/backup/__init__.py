@@ -1,0 +1,1 @@
+"""Keeping a registry's data: schema upgrades, backups and their restoring."""
