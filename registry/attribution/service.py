@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save
 
-from registry.attribution.attacks import training_attack
+from registry.attribution.attacks import crop_and_rescale, rotate, training_attack
 from registry.attribution.calibration import calibrate_on, reliability
 from registry.attribution.export import write_foreign, write_package
 from registry.attribution.network import KeyNetwork, PoseSearch
@@ -55,6 +55,8 @@ QUALITY_PIXELS = 500 * 64 * 64
 CALIBRATION_VIEWS = 4
 USUAL = 0.1
 """Share of attacked whole images that may be searched for poses in vain."""
+MISTAKEN = 0.01
+"""Share of turned or cropped images that may pass for whole ones."""
 FIGURE_IMAGES = 300
 OWN_IMAGES = 100
 CHUNK = 100
@@ -256,15 +258,32 @@ def build_package(
 def sufficient_search(
     network: KeyNetwork, images: Sequence[Image.Image], rng: np.random.Generator
 ) -> PoseSearch:
-    """The network's pose search, content with what attacked whole images mostly reach.
+    """The network's pose search, content with what tells right poses from wrong ones.
 
     A network that is never as sure as ``search.sufficient`` would search poses for every image, and the
-    surest of many wrong ones would be taken for the right one.
+    surest of many wrong ones would be taken for the right one. One that is as sure of images that were
+    turned or cropped would not search for these: it has to be surer, where most whole images are.
     """
-    pixels = np.stack([whole(training_attack(image, rng), network.size) for image in images])
-    confidence = log_cosh(read(network, pixels).clamp(-CLIP, CLIP).numpy().astype(np.float64)).mean(1)
-    usual = float(np.quantile(confidence, USUAL))
-    return replace(network.search, sufficient=round(min(network.search.sufficient, usual), 4))
+    right = _confidence(network, [training_attack(image, rng) for image in images])
+    wrong = _confidence(network, [displaced(image, rng) for image in images])
+    sufficient = min(network.search.sufficient, float(np.quantile(right, USUAL)))
+    mistaken = float(np.quantile(wrong, 1 - MISTAKEN))
+    if sufficient < mistaken < np.median(right):
+        sufficient = mistaken
+    return replace(network.search, sufficient=round(sufficient, 4))
+
+
+def displaced(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The image turned or cropped, so that read as a whole it is read at a wrong pose."""
+    if rng.random() < 0.5:
+        return rotate(image, rng.uniform(10, 45), rng)
+    return crop_and_rescale(image, rng.uniform(0.7, 0.85), rng)
+
+
+def _confidence(network: KeyNetwork, images: Sequence[Image.Image]) -> np.ndarray:
+    """Of each image as a whole: the mean over the bits of ``log cosh`` of its clipped logits, (n,)."""
+    logits = read(network, np.stack([whole(image, network.size) for image in images]))
+    return log_cosh(logits.clamp(-CLIP, CLIP).numpy().astype(np.float64)).mean(1)
 
 
 def calibrate_and_measure(network: KeyNetwork, source: RenderedImages) -> dict[str, dict[str, object]]:

@@ -38,8 +38,9 @@ QUANTUM = 1 / 16
 SMALLEST_WINDOW = 0.7
 WINDOW_SHARE = 0.4
 MISPLACED_SHARE = 0.2
-JITTER = 1.0
-"""Most error of a window's place and side in training, in pixels; with rounding up to 1.5."""
+JITTER = 1 / 64
+"""Most error of a window's place and side in training, a share of the canvas and at least a pixel; with
+rounding half a pixel more. The pose search steps by three times as much."""
 
 Pixels = NDArray[np.uint8]
 
@@ -84,9 +85,10 @@ def registered_window(image: Image.Image, attack: Attack, size: int, rng: Rng) -
     left, top = rng.uniform(0, 1 - side, 2)
     box = tuple(image.width * edge for edge in (left, top, left + side, top + side))
     window = attack(image.resize(image.size, Image.Resampling.BICUBIC, box=box), rng)
-    shown = int(np.clip(np.rint(size * side + rng.uniform(-JITTER, JITTER)), 1, size))
+    jitter = max(1.0, JITTER * size)
+    shown = int(np.clip(np.rint(size * side + rng.uniform(-jitter, jitter)), 1, size))
     x, y = (
-        int(np.clip(np.rint(size * edge + rng.uniform(-JITTER, JITTER)), 0, size - shown))
+        int(np.clip(np.rint(size * edge + rng.uniform(-jitter, jitter)), 0, size - shown))
         for edge in (left, top)
     )
     return _placed(window, size, x, y, shown)

@@ -131,3 +131,27 @@ def test_a_package_describes_how_it_is_read(trained: AttributionNetwork, tmp_pat
     assert description["basis"] == "cd" * 32
     assert description["evidence"] == {"clean": {"evidence_5": 3.5}}
     assert (description["version"], description["bits"], description["size"]) == (2, trained.bits, SIDE)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "sufficient"),
+    [(2.0, 0.4, 0.65), (2.0, 0.9, 0.9), (0.3, 0.2, 0.3), (0.3, 0.5, 0.3)],
+    ids=["usual", "sure of wrong poses too", "never sure", "surer of wrong poses than of right ones"],
+)
+def test_a_search_ends_where_right_poses_lie_and_wrong_ones_do_not(
+    right: float, wrong: float, sufficient: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter([np.full(100, right), np.full(100, wrong)])
+    monkeypatch.setattr(service, "_confidence", lambda network, images: next(found))
+    network = AttributionNetwork(8, Resolution(16, 4))
+    image = Image.new("RGB", (16, 16))
+    assert service.sufficient_search(network, [image], np.random.default_rng(0)).sufficient == sufficient
+
+
+def test_a_displaced_image_is_turned_or_cropped() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(1, 256, (64, 64, 3), np.uint8))
+    displaced = [service.displaced(image, np.random.default_rng(seed)) for seed in range(12)]
+    corners = [bool((np.asarray(each)[0, 0] == 0).all()) for each in displaced]
+    assert any(corners), "turned: a corner turned in"
+    assert not all(corners), "cropped"
+    assert all(each.size == image.size and each != image for each in displaced)
