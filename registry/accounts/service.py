@@ -22,7 +22,7 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
-from sqlalchemy import ScalarSelect, func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from registry.accounts.models import Organisation, Person, Recipient
@@ -54,11 +54,6 @@ def create_first_admin(session: Session) -> Person:
 def default_organisation(session: Session) -> Organisation:
     """The organisation that everything belongs to while there is only one."""
     return session.execute(select(Organisation).order_by(Organisation.id).limit(1)).scalar_one()
-
-
-def owned_by(organisation: int | None) -> int | ScalarSelect[int]:
-    """:func:`owner` as part of a query."""
-    return select(func.min(Organisation.id)).scalar_subquery() if organisation is None else organisation
 
 
 def owner(session: Session, organisation: int | None) -> int:

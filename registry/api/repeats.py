@@ -18,12 +18,13 @@ from collections.abc import Callable
 from typing import Annotated
 
 from flask import Response, make_response, request
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import Field, StringConstraints
 from sqlalchemy import ForeignKey, Integer, insert
 from sqlalchemy.exc import IntegrityError as DuplicateError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from registry.api.problems import Problem
+from registry.api.schemas import Described
 from registry.db import Base, unix_now
 from registry.errors import RegistryError
 from registry.home import Home
@@ -45,7 +46,7 @@ class IdempotencyKey(Base):
     created_at: Mapped[int]
 
 
-class RepeatHeader(BaseModel):
+class RepeatHeader(Described):
     """The header of requests that may be sent again."""
 
     idempotency_key: Annotated[

@@ -6,6 +6,7 @@ is text and is converted.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -19,13 +20,23 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+class Described(BaseModel):
+    """A model whose schema is made once: flask-openapi3 asks for it with every request."""
+
+    @classmethod
+    @cache
+    def model_json_schema(cls, *arguments: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
+        """See pydantic; the result is shared and must not be changed."""
+        return super().model_json_schema(*arguments, **options)
+
+
 class Body(BaseModel):
     """Base class of JSON bodies."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class Query(BaseModel):
+class Query(Described):
     """Base class of query parameters."""
 
     model_config = ConfigDict(extra="forbid")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry.accounts import service as accounts
@@ -140,8 +140,11 @@ def get_model(session: Session, reference: str, organisation: int | None = None)
     :class:`NotFoundError` if the organisation has none.
     """
     owner = accounts.owner(session, organisation)
-    query = select(Model).where(named(reference), Model.organisation_id == owner)
+    name, _, version = reference.partition("@")
+    query = select(Model).where(Model.name == name, Model.organisation_id == owner)
     query = query.order_by(Model.version.desc()).limit(1)
+    if version:
+        query = query.where(Model.version == (int(version) if version.isdecimal() else 0))
     model = session.execute(query).scalar_one_or_none()
     if model is None:
         known = sorted({model.name for model in models(session, owner)})
@@ -150,14 +153,6 @@ def get_model(session: Session, reference: str, organisation: int | None = None)
             f"Known: {', '.join(known)}." if known else "Run `registry model add` first.",
         )
     return model
-
-
-def named(reference: str) -> ColumnElement[bool]:
-    """The condition on models that ``NAME`` or ``NAME@VERSION`` stands for."""
-    name, _, version = reference.partition("@")
-    if not version:
-        return Model.name == name
-    return (Model.name == name) & (Model.version == (int(version) if version.isdecimal() else 0))
 
 
 def models(session: Session, organisation: int | None = None) -> Sequence[Model]:
