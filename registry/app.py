@@ -41,12 +41,28 @@ def create_app(home: Home) -> Api:
 
 
 def _register(app: Api) -> None:
+    from registry.accounts.account_routes import account_routes
+    from registry.accounts.oidc_routes import oidc_routes
+    from registry.accounts.people_routes import (
+        organisation_routes,
+        people_routes,
+        security_routes,
+        token_routes,
+    )
     from registry.accounts.routes import recipients
+    from registry.accounts.session_routes import session_routes
     from registry.generators.routes import models
+    from registry.jobs.routes import jobs
     from registry.keys.routes import keys
+    from registry.ledger.routes import ledger, tiles
+    from registry.resolve.routes import granting, resolving, unmaskings
 
-    for api in (models, recipients, keys):
+    for api in (models, recipients, keys, jobs, ledger, tiles, resolving, granting, unmaskings):
         app.register_api(api)
+    for api in (session_routes, account_routes, people_routes, organisation_routes, token_routes):
+        app.register_api(api)
+    app.register_api(security_routes)
+    app.register_blueprint(oidc_routes)
 
 
 def _name_request() -> None:

@@ -20,6 +20,7 @@ from registry.backup.commands import upgrade
 from registry.command_line import OUT, chosen_home, home_option, json_option, opened, print_json, shown
 from registry.errors import InputError, RegistryError
 from registry.jobs.commands import job, worker
+from registry.ledger.commands import ledger
 from verifier.errors import VerifierError
 
 DEBUG_VARIABLE = "HALLMARK_DEBUG"
@@ -540,30 +541,11 @@ def bundle_export(
         click.echo("It holds the key table: whoever has it can read and forge fingerprints.")
 
 
-@cli.group()
-def ledger() -> None:
-    """Check the append-only log."""
-
-
-@ledger.command("verify")
-@home_option
-@json_option
-def ledger_verify(as_json: bool) -> None:
-    """Recompute the ledger from the records and check every signature and hash in it."""
-    from registry.verification import verify_ledger
-
-    with opened() as home, shown("ledger entries") as progress:
-        report = verify_ledger(home, progress)
-    if as_json:
-        print_json({"size": report.size, "root": report.root, "checkpoints": report.checkpoints})
-    else:
-        click.echo(f"The ledger holds: {report.size} entries, root {report.root}.")
-
-
 # Commands of features, from their commands.py.
 cli.add_command(job)
 cli.add_command(worker)
 cli.add_command(upgrade)
+cli.add_command(ledger)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from registry.accounts import models as _accounts
 from registry.api import repeats as _repeats
 from registry.attribution import models as _attribution
+from registry.c2pa import models as _c2pa
 from registry.copies import models as _copies
 from registry.db import Base
 from registry.generators import models as _generators
@@ -10,6 +11,8 @@ from registry.identity import SigningKey
 from registry.jobs import models as _jobs
 from registry.keys import models as _keys
 from registry.ledger import models as _ledger
+from registry.resolve import models as _resolve
+from registry.trust import models as _trust
 
 metadata = Base.metadata
 
@@ -17,11 +20,14 @@ __all__ = [
     "SigningKey",
     "_accounts",
     "_attribution",
+    "_c2pa",
     "_copies",
     "_generators",
     "_jobs",
     "_keys",
     "_ledger",
     "_repeats",
+    "_resolve",
+    "_trust",
     "metadata",
 ]

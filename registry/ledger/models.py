@@ -23,7 +23,7 @@ class LedgerEntry(Base):
 
     index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     kind: Mapped[str]
-    digest: Mapped[bytes]
+    digest: Mapped[bytes] = mapped_column(index=True)
     logged_at: Mapped[int]
 
 
