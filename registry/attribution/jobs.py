@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from registry.accounts.permissions import Permission
-from registry.api.schemas import Body, ModelLabel, Positive
+from registry.api.schemas import WHOLE, Body, ModelLabel
 from registry.jobs.kinds import job
 from registry.jobs.running import Run
 
@@ -15,6 +15,7 @@ MOST_STEPS = 1_000_000
 MOST_IMAGES = 10_000
 LIST = r"^[A-Za-z0-9.,:-]*$"
 
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS), WHOLE]
 List = Annotated[str, Field(max_length=400, pattern=LIST)]
 
 
@@ -22,9 +23,7 @@ class TrainModel(Body):
     """Compute the basis of a model if it has none, and train its next attribution network."""
 
     model: ModelLabel
-    steps: Annotated[Positive | None, Field(le=MOST_STEPS, description="Training steps of the network.")] = (
-        None
-    )
+    steps: Annotated[Steps | None, Field(description="Of the network; the usual number if empty.")] = None
 
 
 class StudyModel(Body):
@@ -40,8 +39,8 @@ class StudyModel(Body):
     strengths: List = ""
     psnrs: List = ""
     points: Annotated[list[List], Field(max_length=100, default_factory=list)]
-    steps: Annotated[Positive, Field(le=MOST_STEPS)] = 300
-    images: Annotated[Positive, Field(ge=20, le=MOST_IMAGES)] = 200
+    steps: Steps = 300
+    images: Annotated[int, Field(ge=20, le=MOST_IMAGES), WHOLE] = 200
 
 
 @job("train-model", TrainModel, Permission.WRITE_MODELS)

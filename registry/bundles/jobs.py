@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from registry.accounts.permissions import Permission
-from registry.api.schemas import Body, ModelLabel, Positive
+from registry.api.schemas import WHOLE, Body, ModelLabel
 from registry.jobs.kinds import job
 from registry.jobs.running import Run
 
@@ -18,7 +18,7 @@ class ExportBundle(Body):
     """Write a bundle for verifiers, without the key table: key material never lies in the storage."""
 
     model: Annotated[ModelLabel | None, Field(description="Only this model; all of yours if empty.")] = None
-    expires_days: Annotated[Positive, Field(le=366)] = 30
+    expires_days: Annotated[int, Field(ge=1, le=366), WHOLE] = 30
 
 
 @job("export-bundle", ExportBundle, Permission.EXPORT_BUNDLES)
