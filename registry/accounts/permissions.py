@@ -36,6 +36,7 @@ class Permission(StrEnum):
     READ_ACCOUNT = "account:read"
     WRITE_ACCOUNT = "account:write"
     MANAGE_PEOPLE = "people:write"
+    MANAGE_ORGANISATIONS = "organisations:write"
     READ_SECURITY_LOG = "security:read"
 
 
