@@ -211,9 +211,8 @@ class Network:
         return np.rint(clipped / spec.quantum).astype(np.int32)
 
     def confidence(self, readings: Readings) -> NDArray[np.float64]:
-        """Mean over the bits of ``log cosh L``, shape (n,) for readings (n, k)."""
-        logits = readings.astype(np.float64) * self.spec.quantum
-        return np.asarray(log_cosh(logits).mean(axis=-1))
+        """:func:`confidence` of readings (n, k) of this network."""
+        return confidence(readings, self.spec.quantum)
 
     def read(self, image: Image.Image, pose_search: bool = True) -> Reading:
         """Read an RGB ``image`` at the pose that the rule chooses, or at the identity without search."""
@@ -328,6 +327,11 @@ class Network:
         expected = {"pixels": [spec.size, spec.size, 3], "logits": [spec.bits]}
         if shapes != expected:
             raise InputError(f"network.onnx has shapes {shapes}, network.json implies {expected}.")
+
+
+def confidence(readings: Readings, quantum: float) -> NDArray[np.float64]:
+    """Mean over the bits of ``log cosh L``, shape (n,) for readings (n, k) in units of ``quantum``."""
+    return np.asarray(log_cosh(readings.astype(np.float64) * quantum).mean(axis=-1))
 
 
 def _by_confidence(readings: Iterable[Reading]) -> list[Reading]:

@@ -1,0 +1,185 @@
+"""How much may be asked: units a day, for a grant or an organisation and for each of its tokens and people.
+
+    units, repeated = charge(session, sketches, query, named=1)     # within the transaction that logs it
+
+Every answer tells one bit about the keys. What it costs grows with what it can tell: an image costs one
+unit, a *repeat* (readings close to those of a query of the last day) REPEATED units an image, every key
+that is named NAMED more. Whether a query is admitted depends on the first two alone, which the asker knows:
+a refusal tells nothing about keys.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError as DuplicateError
+from sqlalchemy.orm import Session
+
+from registry.db import unix_now
+from registry.errors import ThrottledError
+from registry.resolve.models import Resolution, ResolveBudget
+
+DAY_SECONDS = 86_400
+OWN_UNITS = 20_000
+"""Units a day of an organisation on all of its own models."""
+
+ACTOR_UNITS = 10_000
+"""Units a day of one token or person."""
+
+GRANT_UNITS = 2_000
+"""Units a day of a grant that names no number: 95 images of copies, each asked once, or 2 000 others."""
+
+NAMED = 20
+REPEATED = 10
+
+READINGS_A_UNIT = 16
+"""Readings of one image that a unit pays for; the verifier makes one where an image is whole."""
+
+SKETCH_BITS = 256
+NEAR_BITS = 51
+"""Sketches that differ in so many bits or fewer are repeats: readings at an angle of 36 degrees or less.
+
+Readings of different copies are about at right angles, 128 bits, and a bit flipped in 256 turns a reading by
+7 degrees. Clean images of one copy can be as close as a repeat: they are better asked about as a set.
+"""
+
+Sketches = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of a query counts: who pays (``scope`` and ``actor``), its size and its sketches."""
+
+    scope: str
+    limit: int
+    actor: str
+    model: int
+    images: int
+    sketches: Sketches
+
+
+class Sketcher:
+    """Sketches of readings: signs of random projections, drawn under a secret.
+
+    Two readings at an angle of t differ in about t / pi of the bits. Without the secret a sketch tells
+    nothing about the reading, so that it may be stored.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._projections: dict[int, NDArray[np.float32]] = {}
+
+    def sketches(self, readings: NDArray[np.int64]) -> Sketches:
+        """One sketch, 32 bytes, for each of the readings (n, k)."""
+        bits = readings.shape[1]
+        if bits not in self._projections:
+            seed = int.from_bytes(hmac.digest(self._secret, f"{bits} bits".encode(), "sha256"), "big")
+            drawn = np.random.Generator(np.random.PCG64(seed)).standard_normal((bits, SKETCH_BITS))
+            self._projections[bits] = drawn.astype(np.float32)
+        return np.packbits(readings.astype(np.float32) @ self._projections[bits] > 0, axis=1)
+
+
+@dataclass
+class RecentSketches:
+    """The sketches of the queries of one scope and model, read from the log as far as they are new."""
+
+    last: int = 0
+    asked_at: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    sketches: Sketches = field(default_factory=lambda: np.zeros((0, SKETCH_BITS // 8), np.uint8))
+
+    def holds_near(self, session: Session, asked: Asked, since: int) -> bool:
+        """Whether some query since ``since`` (unix seconds) had a reading near one of ``asked``'s.
+
+        Call it while the scope's budget is locked: queries of one scope are then logged one by one.
+        """
+        query = (
+            select(Resolution.id, Resolution.asked_at, Resolution.sketches)
+            .where(
+                Resolution.scope == asked.scope,
+                Resolution.model_id == asked.model,
+                Resolution.id > self.last,
+                Resolution.asked_at >= since,
+            )
+            .order_by(Resolution.id)
+        )
+        known = self.asked_at >= since
+        times, parts = [self.asked_at[known]], [self.sketches[known]]
+        for number, at, stored in session.execute(query):
+            new = np.frombuffer(stored, np.uint8).reshape(-1, SKETCH_BITS // 8)
+            times.append(np.full(len(new), at, np.int64))
+            parts.append(new)
+            self.last = number
+        self.asked_at, self.sketches = np.concatenate(times), np.concatenate(parts)
+        return any(
+            bool((np.bitwise_count(self.sketches ^ sketch).sum(axis=1) <= NEAR_BITS).any())
+            for sketch in asked.sketches
+        )
+
+
+def price(asked: Asked, repeated: bool) -> int:
+    """Units of a query before anything is named."""
+    images = max(asked.images, math.ceil(len(asked.sketches) / READINGS_A_UNIT))
+    return images * (REPEATED if repeated else 1)
+
+
+def charge(session: Session, recent: RecentSketches, asked: Asked, named: int) -> tuple[int, bool]:
+    """Take the units of a query that names ``named`` keys; the units, and whether it is a repeat.
+
+    :class:`ThrottledError` where the budget does not allow it: the answer must then not be given.
+    """
+    day = unix_now() // DAY_SECONDS
+    left = asked.limit - _locked(session, asked.scope, day)
+    actor_left = ACTOR_UNITS - _locked(session, asked.actor, day)
+    repeated = recent.holds_near(session, asked, unix_now() - DAY_SECONDS)
+    units = price(asked, repeated)
+    if units > min(left, actor_left):
+        raise spent_up(units, min(left, actor_left))
+    units += NAMED * named
+    for scope in (asked.scope, asked.actor):
+        session.execute(
+            update(ResolveBudget)
+            .where(ResolveBudget.scope == scope, ResolveBudget.day == day)
+            .values(spent=ResolveBudget.spent + units)
+        )
+    return units, repeated
+
+
+def spent_up(units: int, left: int) -> ThrottledError:
+    """The refusal of a query of ``units`` units."""
+    return ThrottledError(
+        f"this query costs {units} units and {max(left, 0)} are left today.",
+        "Ask about several images of one source as a set, or go on tomorrow (UTC).",
+        DAY_SECONDS - unix_now() % DAY_SECONDS,
+    )
+
+
+def spent(session: Session, scope: str) -> int:
+    """Units that a scope has spent today."""
+    return session.execute(
+        select(ResolveBudget.spent).where(
+            ResolveBudget.scope == scope, ResolveBudget.day == unix_now() // DAY_SECONDS
+        )
+    ).scalar() or 0  # fmt: skip
+
+
+def _locked(session: Session, scope: str, day: int) -> int:
+    """Units spent; the row is this transaction's own until it ends."""
+    query = (
+        select(ResolveBudget.spent)
+        .where(ResolveBudget.scope == scope, ResolveBudget.day == day)
+        .with_for_update()
+    )
+    found = session.execute(query).scalar()
+    if found is None:
+        try:
+            with session.begin_nested():
+                session.execute(insert(ResolveBudget).values(scope=scope, day=day, spent=0))
+        except DuplicateError:  # somebody else made it first
+            pass
+        found = session.execute(query).scalar_one()
+    return found

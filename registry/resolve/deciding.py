@@ -1,0 +1,69 @@
+"""Which keys readings depend on: the verifier's test, with no number left over.
+
+    tests = tests_of(spec, [[logits, ...], ...])          # images, each with its readings
+    rows = attributed(keys, tests, alpha=1e-6, acceptance=0.9999)
+
+A key is named if its score reaches the smallest one whose family-wise bound is within alpha. That score
+follows from the readings alone, so that the work, and the time it takes, tells nothing about how near to it
+a key came.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.errors import InputError
+from registry.resolve.tables import Keys
+from verifier import evidence
+from verifier.check import COPIES_MOST, Test, weighted_tests
+from verifier.network import NetworkSpec, Pose, Reading, confidence
+
+Logits = NDArray[np.int32]
+
+
+def tests_of(spec: NetworkSpec, images: Sequence[Sequence[Sequence[int]]]) -> list[Test]:
+    """The tests that the verifier would make of these readings, each image's ranked by confidence.
+
+    :class:`InputError` for readings that no network of this description gives.
+    """
+    return weighted_tests([_ranked(spec, readings) for readings in images])
+
+
+def attributed(keys: Keys, tests: Sequence[Test], alpha: float, acceptance: float) -> list[int]:
+    """Ids of the keys that the readings depend on at ``alpha``, in the order of issue."""
+    if not len(keys):
+        return []
+    thresholds = [threshold(test, len(keys), alpha, acceptance) for test in tests]
+    best = keys.top_batch(np.stack([test.logits for test in tests]), COPIES_MOST)
+    named = {
+        keys.user_key(row)
+        for (rows, scores), least in zip(best, thresholds, strict=True)
+        for row in rows[scores >= least].tolist()
+    }
+    return sorted(named)[:COPIES_MOST]
+
+
+def threshold(test: Test, issued: int, alpha: float, acceptance: float) -> float:
+    """The smallest score that names a key among ``issued`` ones by this test; infinite if none can."""
+    log10_p = math.log10(alpha * test.weight * acceptance / issued)
+    return float(evidence.score_at(test.logits, log10_p))
+
+
+def _ranked(spec: NetworkSpec, readings: Sequence[Sequence[int]]) -> list[Reading]:
+    if any(len(reading) != spec.bits for reading in readings):
+        raise InputError(f"a reading of this network has {spec.bits} logits.", "Send all of them.")
+    most = round(spec.clip / spec.quantum)
+    logits = np.array(readings, np.int32)
+    if int(np.abs(logits).max()) > most:
+        raise InputError(
+            f"this network's logits lie within +-{most} units of its quantum.", "Clip, divide and round them."
+        )
+    # Which pose a reading was made at is not asked: it does not enter the test.
+    pose = Pose(0, 0, spec.size, spec.size)
+    sure = confidence(logits, spec.quantum).tolist()
+    found = [Reading(row, pose, value) for row, value in zip(logits, sure, strict=True)]
+    return sorted(found, key=lambda reading: -reading.confidence)

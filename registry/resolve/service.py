@@ -1,0 +1,435 @@
+"""Answering a query: whose copy do these readings depend on?
+
+    query = Query("flowers", network=digest, images=[Image("a.png", None, [logits])])
+    answer = resolve(home, principal, query)
+    answer.named, answer.document                      # keys, and the finding as whoever asked may see it
+
+The order of things keeps this from being an oracle. What the asker may resolve on and what is left of his
+budget is looked up first; the verdict is worked out in a time that does not depend on it; then, in one
+transaction, the query is paid for and logged, and only then is anything said. Below alpha that is the
+verdict alone. Above it, readings that a client sent still give no score: with chosen readings a score tells
+the key bit by bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError as DuplicateError
+from sqlalchemy.orm import Session
+
+from registry.accounts import security
+from registry.accounts.models import Recipient
+from registry.accounts.permissions import Permission, Principal
+from registry.attribution.models import NetworkVersion
+from registry.copies.models import DeliveredCopy
+from registry.db import Database, unix_now
+from registry.errors import InputError, ThrottledError
+from registry.generators import service as generators
+from registry.generators.models import Model
+from registry.home import Home
+from registry.keys import service as keys
+from registry.keys.models import KeyRevocation, UserKey
+from registry.ledger import service as ledger
+from registry.resolve import budgets, deciding, grants
+from registry.resolve.budgets import Asked, RecentSketches, Sketcher
+from registry.resolve.grants import Target
+from registry.resolve.models import Resolution, ResolvedKey, ResolveSecret
+from registry.resolve.tables import Keys, KeyTables
+from verifier import certificate, merkle
+from verifier.bundle import utc
+from verifier.check import ALPHA, TESTS_MOST, Test
+from verifier.finding import (
+    SCHEMA,
+    EvidenceEntry,
+    ImageEntry,
+    LedgerEntry,
+    ModelEntry,
+    NetworkEntry,
+)
+from verifier.images import decode_image
+from verifier.network import Network, NetworkSpec
+
+LARGEST_ALPHA = ALPHA
+"""A larger alpha would let whoever guesses readings find a key to start from."""
+
+IMAGES_MOST, READINGS_MOST = 64, TESTS_MOST
+
+REFUSED = "resolve.budget-spent"
+
+Source = Literal["client logits", "image"]
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of a query: its name and digest as the asker gives them, and its readings (n, k)."""
+
+    path: str
+    sha256: str | None
+    readings: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Images asked about as one set; alpha is shared by ``groups`` such sets.
+
+    ``network`` is the SHA-256 (hex) of the network's ONNX file or of its package.
+    """
+
+    model: str
+    network: str
+    images: Sequence[Image]
+    alpha: float = ALPHA
+    groups: int = 1
+    source: Source = "client logits"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The verdict: ``named`` are ids of user keys, ``document`` the finding for whoever asked."""
+
+    target: Target
+    named: Sequence[int]
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InstalledNetwork:
+    """A network that readings may come from."""
+
+    package: str
+    onnx: str
+    spec: NetworkSpec
+
+
+class _State:
+    """What is kept in memory for one registry."""
+
+    def __init__(self) -> None:
+        self.tables = KeyTables()
+        self.networks: dict[int, InstalledNetwork] = {}
+        self.readers: dict[int, Network] = {}
+        self.recent: dict[tuple[str, int], RecentSketches] = {}
+        self.sketcher: Sketcher | None = None
+        self.lock = threading.Lock()
+
+
+_states: WeakKeyDictionary[Database, _State] = WeakKeyDictionary()
+_states_lock = threading.Lock()
+
+
+def _state(home: Home) -> _State:
+    with _states_lock:
+        return _states.setdefault(home.database, _State())
+
+
+def resolve(home: Home, principal: Principal, query: Query) -> Answer:
+    """Answer a query and log it.
+
+    :class:`NotFoundError` for a model that is not open to the asker, :class:`InputError` for readings that
+    its network does not give, :class:`StateError` where it has none, :class:`ThrottledError` where the
+    budget is spent.
+    """
+    state = _state(home)
+    with home.database.read() as session:
+        target = grants.find_target(session, principal.organisation, query.model)
+        network = _network(home, state, session, target.model, query.network)
+        tests = deciding.tests_of(network.spec, [image.readings for image in query.images])
+        asked = _asked(home, state, principal, target, query)
+        _require_budget(session, asked)
+        table = state.tables.of(home, session, target.model)
+        q, foreign = keys.screening(session, target.model)
+        size = ledger.size(session)
+    found = deciding.attributed(table, tests, query.alpha / query.groups, 1.0 - foreign * float(q))
+    resolution = _record(home, state, principal, target, query, network, asked, found)
+    document = _finding(query, network, resolution, table, tests, size, bool(found))
+    if found:
+        with home.database.read() as session:
+            document |= _named(session, home, principal, target, found, size)
+    return Answer(target, found, document)
+
+
+def read_image(home: Home, principal: Principal, model: str, data: bytes, name: str) -> Query:
+    """The query for an image that this registry reads itself, by the model's newest network.
+
+    :class:`verifier.errors.InputError` where the bytes are no image, otherwise as :func:`resolve`.
+    """
+    state = _state(home)
+    with home.database.read() as session:
+        target = grants.find_target(session, principal.organisation, model)
+        newest = generators.newest_network(session, target.model)
+        network = _installed(home, state, newest)
+    image = decode_image(data, name)
+    ranked = _reader(home, state, newest).ranked([image])[0][:READINGS_MOST]
+    readings = [reading.logits.tolist() for reading in ranked]
+    digest = hashlib.sha256(data).hexdigest()
+    return Query(target.label, network.onnx, [Image(name, digest, readings)], source="image")
+
+
+def open_models(session: Session, organisation: int) -> list[Target]:
+    """Every model that an organisation may resolve on, newest first."""
+    query = grants.targets(organisation).order_by(Model.id.desc())
+    return [Target(*row) for row in session.execute(query)]
+
+
+def describe_target(home: Home, session: Session, target: Target) -> dict[str, Any]:
+    """A model as whoever may resolve on it sees it: what he needs to ask."""
+    state = _state(home)
+    installed = [_installed(home, state, row) for row in generators.networks(session, target.model)]
+    return {
+        "model": target.label,
+        "owner": target.owner,
+        "digest": target.model.digest_text,
+        "granted": target.grant is not None,
+        "expires_at": None if target.grant is None or target.grant.expires_at is None
+        else utc(target.grant.expires_at),
+        "networks": [
+            {
+                "digest": network.onnx,
+                "package": network.package,
+                "version": network.spec.version,
+                "bits": network.spec.bits,
+                "largest_logit": round(network.spec.clip / network.spec.quantum),
+                "quantum": network.spec.quantum,
+            }
+            for network in installed
+        ],
+        "daily_units": target.daily_units,
+        "units_spent": budgets.spent(session, target.scope),
+    }  # fmt: skip
+
+
+def _require_budget(session: Session, asked: Asked) -> None:
+    """Refuse before any work what cannot be paid for in any case."""
+    least = budgets.price(asked, repeated=False)
+    left = min(
+        asked.limit - budgets.spent(session, asked.scope),
+        budgets.ACTOR_UNITS - budgets.spent(session, asked.actor),
+    )
+    if least > left:
+        raise budgets.spent_up(least, left)
+
+
+def _asked(home: Home, state: _State, principal: Principal, target: Target, query: Query) -> Asked:
+    readings = np.concatenate([np.asarray(image.readings, np.int64) for image in query.images])
+    return Asked(
+        scope=target.scope,
+        limit=target.daily_units,
+        actor=actor(principal),
+        model=target.model.id,
+        images=len(query.images),
+        sketches=_sketcher(home, state).sketches(readings),
+    )
+
+
+def actor(principal: Principal) -> str:
+    """Who asks, as budgets and the log of queries name him."""
+    if principal.token is not None:
+        return f"token/{principal.token}"
+    return f"person/{principal.person}"
+
+
+def _record(
+    home: Home,
+    state: _State,
+    principal: Principal,
+    target: Target,
+    query: Query,
+    network: InstalledNetwork,
+    asked: Asked,
+    found: Sequence[int],
+) -> str:
+    """Pay for the query and log it, both or neither; its public id."""
+    public = secrets.token_hex(12)
+    try:
+        with home.database.write() as session:
+            with state.lock:
+                recent = state.recent.setdefault((asked.scope, asked.model), RecentSketches())
+            units, repeated = budgets.charge(session, recent, asked, len(found))
+            row = Resolution(
+                resolution_id=public,
+                organisation_id=principal.organisation,
+                actor=asked.actor,
+                scope=asked.scope,
+                model_id=asked.model,
+                grant_id=None if target.grant is None else target.grant.id,
+                source=query.source,
+                network=bytes.fromhex(network.onnx),
+                logits_sha256=_logits_digest(query),
+                sketches=asked.sketches.tobytes(),
+                alpha=query.alpha / query.groups,
+                images=len(query.images),
+                readings=len(asked.sketches),
+                repeated=repeated,
+                units=units,
+                attributed=bool(found),
+                asked_at=unix_now(),
+            )
+            session.add(row)
+            session.flush()
+            for user_key in found:
+                key = session.get_one(UserKey, user_key)
+                session.add(
+                    ResolvedKey(
+                        resolution_id=row.id,
+                        user_key_id=user_key,
+                        pseudonym=target.pseudonym(home.master, key.key_id),
+                    )
+                )
+    except ThrottledError:
+        security.log(home, REFUSED, organisation=target.model.organisation_id, model=target.model.label)
+        raise
+    return public
+
+
+def _logits_digest(query: Query) -> bytes:
+    """SHA-256 of the readings as canonical JSON, image by image."""
+    text = json.dumps([image.readings for image in query.images], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _finding(
+    query: Query,
+    network: InstalledNetwork,
+    resolution: str,
+    table: Keys,
+    tests: Sequence[Test],
+    size: int,
+    attributed: bool,
+) -> dict[str, Any]:
+    """The finding as far as it says nothing of keys: below alpha, all of it."""
+    return {
+        "schema": SCHEMA,
+        "resolution": resolution,
+        "provisional": query.source == "client logits",
+        "source": query.source,
+        "images": [vars(ImageEntry(image.path, image.sha256)) for image in query.images],
+        "verdict": "attributed" if attributed else "not-attributed",
+        "copies": [],
+        "model": None,
+        "lineage": None,
+        "evidence": vars(
+            EvidenceEntry(network.spec.bits, len(table) * len(tests), query.alpha, query.groups)
+        ),
+        "network": vars(NetworkEntry(network.onnx, "client" if query.source != "image" else "registry")),
+        "ledger": vars(LedgerEntry(None, size, False)),
+        "elapsed_ms": None,
+    }
+
+
+def _named(
+    session: Session, home: Home, principal: Principal, target: Target, found: Sequence[int], size: int
+) -> dict[str, Any]:
+    """What an attributed finding adds: copies, model, the first one's place in the ledger.
+
+    Under a grant a copy is a pseudonym and whether it was revoked: anything else could be looked up.
+    """
+    query = (
+        select(UserKey, DeliveredCopy.sha256, Recipient.email, KeyRevocation.user_key_id)
+        .join(Recipient, Recipient.id == UserKey.recipient_id)
+        .outerjoin(DeliveredCopy, DeliveredCopy.user_key_id == UserKey.id)
+        .outerjoin(KeyRevocation, KeyRevocation.user_key_id == UserKey.id)
+        .where(UserKey.id.in_(found))
+        .order_by(UserKey.id)
+    )
+    rows = session.execute(query).all()
+    own = target.grant is None
+    may_unmask = own and Permission.READ_RECIPIENTS in principal.permissions
+    copies = [
+        {
+            "id": certificate.COPY_PREFIX + key.key_id.hex() if own else None,
+            "key_id": target.pseudonym(home.master, key.key_id),
+            "sha256": sha256.hex() if own and sha256 is not None else None,
+            "recipient": email if may_unmask else None,
+            "issued_at": utc(key.issued_at) if own else None,
+            "revoked": revocation is not None,
+            "matching_bits": None,
+            "log10_p": None,
+            "log10_p_family": None,
+        }
+        for key, sha256, email, revocation in rows
+    ]
+    model = target.model
+    named: dict[str, Any] = {
+        "copies": copies,
+        "model": vars(ModelEntry(model.name, model.version, model.digest_text)),
+    }
+    if own:
+        named["ledger"] = vars(_ledger_entry(session, home, rows[0].UserKey, model, size))
+    return named
+
+
+def _ledger_entry(session: Session, home: Home, key: UserKey, model: Model, size: int) -> LedgerEntry:
+    """The certificate's place in the ledger, after its inclusion was verified as a stranger would."""
+    document = keys.certificate_document(key, model, home.identity.registry)
+    checkpoint = merkle.Checkpoint.open(ledger.checkpoint(session), home.identity.public)
+    size = max(size, checkpoint.size)
+    proof = ledger.inclusion_proof(session, key.ledger_index, checkpoint.size)
+    leaf = merkle.leaf_hash(certificate.leaf(document))
+    merkle.verify_inclusion(leaf, key.ledger_index, checkpoint.size, proof, checkpoint.root)
+    return LedgerEntry(key.ledger_index, checkpoint.size, True)
+
+
+def _network(home: Home, state: _State, session: Session, model: Model, digest: str) -> InstalledNetwork:
+    """The installed network that ``digest`` names; :class:`InputError` if the model has no such network."""
+    generators.newest_network(session, model)
+    for row in reversed(generators.networks(session, model)):
+        installed = _installed(home, state, row)
+        if digest in (installed.onnx, installed.package):
+            return installed
+    raise InputError(
+        f"model {model.label} has no network {digest[:12]}.", "Get a fresh bundle, or see its networks."
+    )
+
+
+def _installed(home: Home, state: _State, row: NetworkVersion) -> InstalledNetwork:
+    if row.id not in state.networks:
+        name = generators.network_name(row)
+        onnx = hashlib.sha256(home.storage.read(f"{name}/network.onnx")).hexdigest()
+        spec = NetworkSpec.parse(json.loads(home.storage.read(f"{name}/network.json")))
+        state.networks[row.id] = InstalledNetwork(row.digest.hex(), onnx, spec)
+    return state.networks[row.id]
+
+
+def _reader(home: Home, state: _State, row: NetworkVersion) -> Network:
+    """The network, ready to read images; opened once."""
+    with state.lock:
+        if row.id not in state.readers:
+            with home.storage.local(generators.network_name(row)) as folder:
+                state.readers[row.id] = Network.load(folder, device="cpu")
+        return state.readers[row.id]
+
+
+def _sketcher(home: Home, state: _State) -> Sketcher:
+    if state.sketcher is None:
+        state.sketcher = Sketcher(secret(home, "sketches"))
+    return state.sketcher
+
+
+def secret(home: Home, purpose: str) -> bytes:
+    """The registry's 32 secret bytes for one purpose, drawn when they are first needed."""
+    with home.database.read() as session:
+        row = session.get(ResolveSecret, purpose)
+    if row is None:
+        drawn = ResolveSecret(purpose=purpose, sealed=home.master.seal(os.urandom(32), _purpose(purpose)))
+        try:
+            with home.database.write() as session:
+                session.add(drawn)
+        except DuplicateError:  # another worker drew it first
+            return secret(home, purpose)
+        row = drawn
+    return home.master.open(row.sealed, _purpose(purpose))
+
+
+def _purpose(purpose: str) -> str:
+    return f"resolve-secret/{purpose}"
