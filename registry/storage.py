@@ -125,6 +125,12 @@ class Storage:
         with self._asking(name):
             return bool(self._files.exists(self._path(name)))
 
+    def remove(self, name: str) -> None:
+        """Remove a file or folder; only for what no row names, such as uploads. Missing is as good."""
+        with self._asking(name):
+            if self._files.exists(self._path(name)):
+                self._files.rm(self._path(name), recursive=True)
+
     def check(self) -> None:
         """:class:`UnavailableError` unless the store answers."""
         self.exists("any")

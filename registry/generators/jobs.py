@@ -1,14 +1,18 @@
-"""The job that exports a model's attribution network."""
+"""Jobs that register a model and that export its attribution network."""
 
 from __future__ import annotations
 
 import tempfile
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
 
 from registry.accounts.permissions import Permission
-from registry.api.schemas import Body, ModelLabel
+from registry.api.schemas import WHOLE, Body, ModelLabel, Name
+from registry.generators.service import SchemeOptions
 from registry.jobs.kinds import job
 from registry.jobs.running import Run
 
@@ -17,6 +21,48 @@ class ExportModel(Body):
     """Write a model's attribution network (ONNX) and its card to a zip file."""
 
     model: ModelLabel
+
+
+class RegisterModel(Body):
+    """Register the generator at `weights`: `builtin:NAME@VERSION`, or `upload:NAME` for uploaded files."""
+
+    name: Name
+    adapter: Name
+    weights: Annotated[
+        str, StringConstraints(max_length=100, pattern=r"^(builtin:[a-z0-9-]+@[0-9]+|upload:[a-z0-9-]+)$")
+    ]
+    scheme: Literal["pca", "pca-projected", "learned"] | None = None
+    bits: Annotated[int, Field(ge=8, le=2000, multiple_of=8), WHOLE] | None = None
+    strength: Annotated[float, Field(gt=0, lt=1e6)] | None = None
+    shift: Annotated[int, Field(ge=0, le=1_000_000), WHOLE] | None = None
+    psnr: Annotated[float, Field(ge=10, le=80)] | None = None
+
+    def options(self) -> SchemeOptions:
+        """How the model is to be fingerprinted."""
+        return SchemeOptions(self.scheme, self.bits, self.strength, self.shift, self.psnr)
+
+
+@job("register-model", RegisterModel, Permission.WRITE_MODELS)
+def register_model(run: Run, wanted: RegisterModel) -> dict[str, Any]:
+    """`registry model add`; an upload that became a model is removed."""
+    from registry.generators import service, uploads
+
+    source, _, name = wanted.weights.partition(":")
+    with ExitStack() as fetched:
+        weights = wanted.weights
+        if source == "upload":
+            sent = uploads.files(run.home, run.organisation, name)
+            folder = fetched.enter_context(
+                run.home.storage.local(uploads.folder_name(run.organisation, name))
+            )
+            weights = str(folder / next(iter(sent)) if len(sent) == 1 else folder)
+        added = service.add_model(
+            run.home, wanted.name, wanted.adapter, weights, wanted.options(), run.organisation
+        )
+    if source == "upload":
+        uploads.discard(run.home, run.organisation, name)
+    with run.home.database.read() as session:
+        return service.describe(session, added)
 
 
 @job("export-model", ExportModel, Permission.READ_MODELS)

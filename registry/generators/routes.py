@@ -1,18 +1,25 @@
-"""Models over HTTP."""
+"""Models over HTTP, and the uploads that they are made of."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Annotated, Any, BinaryIO, cast
 
-from flask_openapi3 import APIBlueprint, Tag
+from flask import Response, make_response, request
+from flask_openapi3 import APIBlueprint, RawModel, Tag
+from pydantic import StringConstraints
 from sqlalchemy import select
 
 from registry.accounts.permissions import Permission
+from registry.api import repeats
 from registry.api.access import home, principal, requires
 from registry.api.pages import PageQuery, page
 from registry.api.schemas import ModelLabel, Path, Reply
-from registry.generators import service
+from registry.generators import service, uploads
+from registry.generators.jobs import RegisterModel
 from registry.generators.models import Model
+from registry.jobs import service as jobs
+from registry.jobs.routes import JobReply
 
 models = APIBlueprint(
     "models",
@@ -20,6 +27,16 @@ models = APIBlueprint(
     url_prefix="/api/v1/models",
     abp_tags=[Tag(name="models", description="Registered generators.")],
 )
+
+uploading = APIBlueprint(
+    "uploads",
+    __name__,
+    url_prefix="/api/v1/uploads",
+    abp_tags=[Tag(name="uploads", description="Weights on their way in.")],
+)
+
+LARGEST_FILE = 64 << 30
+"""Bytes of one uploaded file."""
 
 
 class NetworkReply(Reply):
@@ -76,3 +93,82 @@ def show_model(path: ModelPath) -> dict[str, Any]:
     """One model of your organisation."""
     with home().database.read() as session:
         return service.describe(session, service.get_model(session, path.model, principal().organisation))
+
+
+@models.post("", responses={202: JobReply})
+@requires(Permission.WRITE_MODELS)
+def register_model(header: repeats.RepeatHeader, body: RegisterModel) -> Response:  # noqa: ARG001
+    """Register a model of your organisation: a job checks and stores its weights."""
+    owner = principal().organisation
+
+    def work(keep: repeats.Keep) -> Response:
+        with home().database.write() as session:
+            job = jobs.enqueue(session, owner, "register-model", body, principal())
+            answer = json.dumps(jobs.describe(job))
+            keep(session, 202, answer)
+        response = make_response(answer, 202)
+        response.mimetype = "application/json"
+        return response
+
+    return repeats.once(home(), owner, work)
+
+
+class UploadPath(Path):
+    """Which upload: a name of your choice."""
+
+    upload: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+$")]
+
+
+class UploadFilePath(UploadPath):
+    """Which file of an upload."""
+
+    path: Annotated[
+        str,
+        StringConstraints(
+            max_length=300, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$"
+        ),
+    ]
+
+
+class FileReply(Reply):
+    """A stored file."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+class UploadReply(Reply):
+    """What an upload holds so far: sizes in bytes by path."""
+
+    files: dict[str, int]
+
+
+class FileBody(RawModel):
+    """The bytes of a file."""
+
+    mimetypes = ["application/octet-stream"]  # noqa: RUF012  (flask-openapi3's own form)
+
+
+@uploading.get("/<upload>", responses={200: UploadReply})
+@requires(Permission.WRITE_MODELS)
+def show_upload(path: UploadPath) -> dict[str, Any]:
+    """What an upload of your organisation holds so far."""
+    return {"files": uploads.files(home(), principal().organisation, path.upload)}
+
+
+@uploading.put("/<upload>/files/<path:path>", responses={201: FileReply})
+@requires(Permission.WRITE_MODELS)
+def put_file(path: UploadFilePath, raw: FileBody) -> tuple[dict[str, Any], int]:  # noqa: ARG001
+    """Send one file; one that is there is replaced."""
+    request.max_content_length = LARGEST_FILE
+    owner = principal().organisation
+    return uploads.store(home(), owner, path.upload, path.path, cast(BinaryIO, request.stream)), 201
+
+
+@uploading.delete("/<upload>", responses={204: None})
+@requires(Permission.WRITE_MODELS)
+def discard_upload(path: UploadPath) -> tuple[str, int]:
+    """Remove an upload."""
+    uploads.discard(home(), principal().organisation, path.upload)
+    return "", 204

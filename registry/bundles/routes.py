@@ -1,0 +1,81 @@
+"""Bundles over HTTP: composed for whoever asks, kept nowhere."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+from flask import Response
+from flask_openapi3 import APIBlueprint, Tag
+from pydantic import Field
+
+from registry.accounts import security
+from registry.accounts.permissions import Permission
+from registry.api.access import home, principal, requires
+from registry.api.document import problem
+from registry.api.schemas import WHOLE, Body, ModelLabel
+from registry.bundles import service
+from registry.storage import CHUNK_BYTES
+
+MEDIA_TYPE = "application/vnd.hallmark.bundle+zip"
+LONGEST_DAYS = 366
+EXPORTED_KEYS = "bundle.keys-exported"
+
+bundles = APIBlueprint(
+    "bundles",
+    __name__,
+    url_prefix="/api/v1/bundles",
+    abp_tags=[Tag(name="bundles", description="What verifiers need to read images offline.")],
+)
+
+
+class BundleRequest(Body):
+    """What goes into a bundle. One with keys is for authorised auditors only: it is secret."""
+
+    model: Annotated[ModelLabel | None, Field(description="Only this model; all of yours if empty.")] = None
+    with_keys: bool = False
+    with_recipients: Annotated[bool, Field(description="Addresses too; needs `with_keys`.")] = False
+    expires_days: Annotated[int, Field(ge=1, le=LONGEST_DAYS), WHOLE] = 30
+
+
+@bundles.post(
+    "",
+    responses={
+        200: {
+            "description": "The bundle",
+            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        404: problem("No such model"),
+        409: problem("No model is trained"),
+    },
+)
+@requires(Permission.EXPORT_BUNDLES)
+def export_bundle(body: BundleRequest) -> Response:
+    """Export a bundle of your organisation's models. Key tables of millions are quicker as files of a
+    `registry bundle export`."""
+    options = service.BundleOptions(
+        with_keys=body.with_keys,
+        with_recipients=body.with_recipients,
+        model=body.model,
+        organisation=principal().organisation,
+        expires_days=body.expires_days,
+    )
+    with tempfile.TemporaryDirectory(prefix="hallmark-") as folder:
+        path = Path(folder) / "hallmark.bundle"
+        service.export(home(), path, options)
+        size, file = path.stat().st_size, path.open("rb")  # which outlives its name
+    if body.with_keys:
+        with home().database.write() as session:
+            security.record(session, EXPORTED_KEYS, model=body.model, recipients=body.with_recipients)
+    response = Response(_chunks(file), mimetype=MEDIA_TYPE)
+    response.call_on_close(file.close)
+    response.content_length = size
+    response.headers["Content-Disposition"] = 'attachment; filename="hallmark.bundle"'
+    return response
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk

@@ -1,0 +1,62 @@
+"""Weights on their way in: files that a distributor uploads before he registers them as a model.
+
+    store(home, organisation, "spring", "unet/model.safetensors", stream)
+    with home.storage.local(folder_name(organisation, "spring")) as folder: ...
+    discard(home, organisation, "spring")
+
+An upload is a named folder of one organisation, without a row: it is nothing until a model is made of it.
+A file that is sent again replaces what was there, so that an upload that broke off is simply sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+from registry.errors import InputError, NotFoundError
+from registry.home import Home
+from registry.storage import CHUNK_BYTES, Storage
+
+MOST_FILES = 2_000
+
+
+def folder_name(organisation: int, upload: str) -> str:
+    """Storage name of an upload's folder."""
+    return f"uploads/{organisation}/{upload}"
+
+
+def store(home: Home, organisation: int, upload: str, path: str, source: BinaryIO) -> dict[str, object]:
+    """Store one file of an upload, whole or not at all; its entry of the manifest.
+
+    ``path`` is relative, of plain parts; the caller has checked its form and limits ``source``.
+    """
+    if len(_files(home.storage, organisation, upload)) >= MOST_FILES:
+        raise InputError(f"upload {upload} has {MOST_FILES} files already.", "No model has so many.")
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(prefix="hallmark-upload-") as spool:
+        while chunk := source.read(CHUNK_BYTES):
+            digest.update(chunk)
+            spool.write(chunk)
+        spool.flush()
+        home.storage.put_file(f"{folder_name(organisation, upload)}/{path}", Path(spool.name))
+        return {"path": path, "sha256": digest.hexdigest(), "size": spool.tell()}
+
+
+def files(home: Home, organisation: int, upload: str) -> dict[str, int]:
+    """Paths and sizes of an upload's files; :class:`NotFoundError` where there are none."""
+    found = _files(home.storage, organisation, upload)
+    if not found:
+        raise NotFoundError(f"there is no upload {upload}.", "Send its files first.")
+    return found
+
+
+def discard(home: Home, organisation: int, upload: str) -> None:
+    """Remove an upload."""
+    home.storage.remove(folder_name(organisation, upload))
+
+
+def _files(storage: Storage, organisation: int, upload: str) -> dict[str, int]:
+    name = folder_name(organisation, upload)
+    return storage.files(name) if storage.exists(name) else {}

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from registry.accounts.permissions import Role
+from registry.api.document import Api
+from registry.home import Home
+from registry.keys.service import Issuer
+from tests.registry.api.client import Client, client
+from tests.registry.support import MODEL, RECIPIENT
+from verifier.bundle import Bundle
+
+
+def _opened(content: bytes, folder: Path) -> Bundle:
+    path = folder / "received.bundle"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    return Bundle.open(path)
+
+
+def test_a_bundle_without_keys_reads_and_names_nobody(admin: Client, ready: Home, tmp_path: Path) -> None:
+    Issuer.open(ready, MODEL, RECIPIENT).issue(3)
+    sent = admin.post("/bundles", json={})
+    assert sent.status_code == 200
+    assert int(sent.headers["Content-Length"]) == len(sent.get_data())
+    assert RECIPIENT.encode() not in sent.get_data()
+    bundle = _opened(sent.get_data(), tmp_path)
+    (model,) = bundle.models
+    assert (model.name, model.keys_issued) == (MODEL, 3)
+
+
+def test_handing_out_keys_is_logged(admin: Client, ready: Home) -> None:
+    Issuer.open(ready, MODEL, RECIPIENT).issue(3)
+    sent = admin.post("/bundles", json={"model": "tiny@1", "with_keys": True, "with_recipients": True})
+    assert sent.status_code == 200
+    events = admin.get("/security-events").json["items"]
+    assert "bundle.keys-exported" in {event["kind"] for event in events}
+
+
+def test_only_administrators_take_bundles_and_only_of_their_own_models(app: Api, ready: Home) -> None:
+    assert client(app, ready, Role.ISSUER).post("/bundles", json={"with_keys": True}).status_code == 403
+    other = client(app, ready, organisation="other")
+    assert other.post("/bundles", json={"model": "tiny"}).status_code == 404
+    assert other.post("/bundles", json={}).status_code == 409  # it has no trained model
+
+
+def test_addresses_belong_to_keys(admin: Client) -> None:
+    assert admin.post("/bundles", json={"with_recipients": True}).status_code == 422
