@@ -9,10 +9,10 @@ A copy is a folder with ``hallmark.json`` at its top, a signed document of schem
 
 which lists every other file but ``model.sig``, written as JSON with sorted keys, an indentation of 2 and
 a final newline (so that not even a blank can be changed). The copy's digest is the SHA-256 of the
-canonical JSON of ``files``. ``.safetensors`` files also hold the certificate and the public key in their metadata, so
-that one file that was passed on alone still tells whose it is; what it cannot tell is whether it was
-altered, for the digests are in ``hallmark.json``. ``model.sig`` signs the whole folder once more, in the
-form of OpenSSF model-signing; it is checked with that project's own tool, and a copy is sound without it.
+canonical JSON of ``files``. ``.safetensors`` files also hold the certificate and the public key in their
+metadata, so that one file that was passed on alone still tells whose it is; what it cannot tell is whether
+it was altered, for the digests are in ``hallmark.json``. ``model.sig`` signs the whole folder once more, in
+the form of OpenSSF model-signing; it is checked with that project's own tool, and a copy is sound without it.
 
 The public key travels with the copy. So a copy that is consistent in itself may still be of a registry
 that nobody knows: pin the registry's id to exclude that.
