@@ -16,11 +16,13 @@ from typing import Any
 
 import click
 
-from registry.backup.commands import upgrade
+from registry.accounts.commands import organisation, person, token
+from registry.backup.commands import backup, restore, upgrade
 from registry.command_line import OUT, chosen_home, home_option, json_option, opened, print_json, shown
 from registry.errors import InputError, RegistryError
 from registry.jobs.commands import job, worker
 from registry.ledger.commands import ledger
+from registry.serving.commands import serve
 from verifier.errors import VerifierError
 
 DEBUG_VARIABLE = "HALLMARK_DEBUG"
@@ -544,8 +546,14 @@ def bundle_export(
 # Commands of features, from their commands.py.
 cli.add_command(job)
 cli.add_command(worker)
+cli.add_command(serve)
 cli.add_command(upgrade)
+cli.add_command(backup)
+cli.add_command(restore)
 cli.add_command(ledger)
+cli.add_command(organisation)
+cli.add_command(person)
+cli.add_command(token)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -59,6 +59,11 @@ def organisation(session: Session, name: str | None) -> Organisation:
     return found
 
 
+def organisations(session: Session) -> Sequence[Organisation]:
+    """All organisations, the operator's first."""
+    return session.execute(select(Organisation).order_by(Organisation.id)).scalars().all()
+
+
 def is_operator(session: Session, organisation_id: int) -> bool:
     """Whether this organisation runs the registry: it is the first one."""
     return default_organisation(session).id == organisation_id
