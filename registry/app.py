@@ -16,6 +16,7 @@ from flask import Response, g, request
 from registry.api import access, problems
 from registry.api.document import Api, check_json, serve_document
 from registry.home import Home
+from registry.serving import requests
 
 LARGEST_BODY = 1 << 20
 """Bytes of a JSON body; routes that take files say their own limit."""
@@ -30,6 +31,7 @@ def create_app(home: Home) -> Api:
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.before_request(_name_request)
+    requests.install(app)
     access.install(app, home)
     app.before_request(check_json)
     problems.install(app)

@@ -34,7 +34,7 @@ _SECRET_TEXTS: tuple[tuple[re.Pattern[str], str], ...] = (
     # An API token keeps its prefix, which names it in the list of tokens.
     (re.compile(r"\b(hm_[0-9a-f]{12})_[0-9A-Za-z_-]+"), rf"\1_{REDACTED}"),
     (re.compile(r"(?i)\b(bearer|basic|digest)\s+[^\s\"',]+"), rf"\1 {REDACTED}"),
-    (re.compile(r"(/d/)[^/?#\s\"']+"), rf"\1{REDACTED}"),
+    (re.compile(r"(/d/)[^/?#\s\"'<]+"), rf"\1{REDACTED}"),
     (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s:/@\"']*:)[^\s@\"']+@"), rf"\1{REDACTED}@"),
     (
         re.compile(

@@ -1,0 +1,1 @@
+"""Serving the registry: gunicorn, probes, metrics, the log of requests."""
