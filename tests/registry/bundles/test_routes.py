@@ -20,7 +20,7 @@ def _opened(content: bytes, folder: Path) -> Bundle:
 
 def test_a_bundle_without_keys_reads_and_names_nobody(admin: Client, ready: Home, tmp_path: Path) -> None:
     Issuer.open(ready, MODEL, RECIPIENT).issue(3)
-    sent = admin.post("/bundles", json={})
+    sent = admin.post("/bundles", json={}, buffered=True)
     assert sent.status_code == 200
     assert int(sent.headers["Content-Length"]) == len(sent.get_data())
     assert RECIPIENT.encode() not in sent.get_data()
@@ -31,7 +31,9 @@ def test_a_bundle_without_keys_reads_and_names_nobody(admin: Client, ready: Home
 
 def test_handing_out_keys_is_logged(admin: Client, ready: Home) -> None:
     Issuer.open(ready, MODEL, RECIPIENT).issue(3)
-    sent = admin.post("/bundles", json={"model": "tiny@1", "with_keys": True, "with_recipients": True})
+    sent = admin.post(
+        "/bundles", json={"model": "tiny@1", "with_keys": True, "with_recipients": True}, buffered=True
+    )
     assert sent.status_code == 200
     events = admin.get("/security-events").json["items"]
     assert "bundle.keys-exported" in {event["kind"] for event in events}
