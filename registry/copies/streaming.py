@@ -18,6 +18,7 @@ from registry.copies.build import PreparedCopy
 from registry.copies.deliveries import ARCHIVE, Part, Requester, send
 from registry.home import Home
 from registry.keys.service import IssuedKey
+from registry.serving.metrics import DOWNLOADS
 
 ARCHIVE_TYPE = "application/x-tar"
 FILE_TYPE = "application/octet-stream"
@@ -58,6 +59,7 @@ def respond(
         response.status_code = 206
         response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     if request.method == "GET":
+        DOWNLOADS.inc()
         response.response = send(home, key, copy, requester, part, start, stop)
     response.content_length = stop - start
     return response

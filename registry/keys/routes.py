@@ -22,6 +22,7 @@ from registry.generators.models import Model
 from registry.keys import service
 from registry.keys.models import KeyRevocation, UserKey
 from registry.keys.together import Together
+from registry.serving.metrics import KEYS_ISSUED
 from verifier.bundle import utc
 from verifier.certificate import COPY_PREFIX
 
@@ -135,6 +136,7 @@ def issue(header: repeats.RepeatHeader, body: NewKeys) -> Response:  # noqa: ARG
         )
         answer = json.dumps({"certificates": batch.documents})
         _together().commit(replace(batch, also=lambda session: keep(session, 201, answer)))
+        KEYS_ISSUED.inc(body.count)
         response = make_response(answer, 201)
         response.mimetype = "application/json"
         return response

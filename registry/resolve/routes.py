@@ -16,6 +16,7 @@ from registry.api.schemas import Body, ModelLabel, Path, Positive, Reply, Sha256
 from registry.generators.models import Model
 from registry.resolve import budgets, grants, service, unmasking
 from registry.resolve.models import Resolution, ResolveGrant, Unmasking
+from registry.serving.metrics import RESOLVES
 from verifier.bundle import utc
 
 resolving = APIBlueprint(
@@ -317,7 +318,9 @@ def resolve(body: ResolveRequest) -> dict[str, Any]:
     """Whose copy do these readings depend on? Below alpha the answer is `not-attributed` and nothing else."""
     images = [service.Image(image.path, image.sha256, image.readings) for image in body.images]
     query = service.Query(body.model, body.network, images, body.alpha, body.groups)
-    return service.resolve(home(), principal(), query).document
+    found = service.resolve(home(), principal(), query).document
+    RESOLVES.labels(found["verdict"]).inc()
+    return found
 
 
 @resolving.get("/resolvable-models", responses={200: ResolvableModelPage})

@@ -33,7 +33,7 @@ SECONDS = Histogram(
 )
 SENT = Counter("hallmark_http_sent_bytes", "Bytes of answers.", ["route"])
 KEYS_ISSUED = Counter("hallmark_keys_issued", "Keys issued over HTTP.")
-DOWNLOADS = Counter("hallmark_downloads", "Deliveries of copies over HTTP, aborted ones included.")
+DOWNLOADS = Counter("hallmark_downloads", "Answers that send a copy or a part of it.")
 RESOLVES = Counter("hallmark_resolves", "Resolve queries.", ["verdict"])
 
 
