@@ -54,6 +54,7 @@ def _register(app: Api) -> None:
     from registry.accounts.routes import recipients
     from registry.accounts.session_routes import session_routes
     from registry.bundles.routes import bundles
+    from registry.c2pa.routes import c2pa
     from registry.copies.recipient_routes import recipient
     from registry.copies.routes import copies, downloads, signing_key
     from registry.generators.routes import models, uploading
@@ -61,14 +62,29 @@ def _register(app: Api) -> None:
     from registry.keys.routes import keys
     from registry.ledger.routes import ledger, tiles
     from registry.resolve.routes import granting, resolving, unmaskings
+    from registry.trust.routes import tuf
 
-    for api in (models, uploading, bundles, recipients, keys, jobs, ledger, tiles, resolving, granting, unmaskings):
+    for api in (
+        models,
+        uploading,
+        bundles,
+        recipients,
+        keys,
+        jobs,
+        ledger,
+        tiles,
+        tuf,
+        resolving,
+        granting,
+        unmaskings,
+    ):
         app.register_api(api)
     for api in (copies, downloads, signing_key, recipient):
         app.register_api(api)
     for api in (session_routes, account_routes, people_routes, organisation_routes, token_routes):
         app.register_api(api)
     app.register_api(security_routes)
+    app.register_blueprint(c2pa)
     app.register_blueprint(oidc_routes)
 
 

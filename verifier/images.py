@@ -98,13 +98,13 @@ def read_bounded(path: Path) -> bytes:
     return data
 
 
-def decode_image(data: bytes, name: str = "the image") -> Image.Image:
+def decode_image(data: bytes, name: str = "the image", max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode image bytes to mode RGB; :class:`InputError` (naming ``name``) where that is impossible."""
     opened = _open(data, name)
     width, height = opened.size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise InputError(
-            f"{name} has {width} x {height} pixels, more than the {MAX_PIXELS / 1e6:.0f} megapixels allowed.",
+            f"{name} has {width} x {height} pixels, more than the {max_pixels / 1e6:.0f} megapixels allowed.",
             "Scale it down first.",
         )
     if min(width, height) < MIN_SIDE:

@@ -17,9 +17,11 @@ INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     op.create_table(
         "c2pa_authority",
-        sa.Column("id", INTEGER, nullable=False),
-        sa.Column("certificate", sa.LargeBinary(), nullable=False),
-        sa.Column("sealed_key", sa.LargeBinary(), nullable=False),
+        sa.Column("id", INTEGER, autoincrement=False, nullable=False),
+        sa.Column("root", sa.LargeBinary(), nullable=False),
+        sa.Column("sealed_root_key", sa.LargeBinary(), nullable=False),
+        sa.Column("signer", sa.LargeBinary(), nullable=False),
+        sa.Column("sealed_signer_key", sa.LargeBinary(), nullable=False),
         sa.Column("sealed_binding", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", INTEGER, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_c2pa_authority"),

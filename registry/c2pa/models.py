@@ -9,17 +9,19 @@ from registry.db import Base
 
 
 class C2paAuthority(Base):
-    """The certificate authority of this registry's claim signers: one row.
+    """The certificate authority of this registry and its claim signer: one row.
 
-    ``certificate`` is DER; ``sealed_key`` holds its private key (PKCS #8), ``sealed_binding`` the 32 bytes
-    under which binding values are blinded.
+    ``root`` and ``signer`` are certificates in DER, their private keys PKCS #8, sealed; ``sealed_binding``
+    holds the 32 bytes under which binding values are blinded.
     """
 
     __tablename__ = "c2pa_authority"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    certificate: Mapped[bytes]
-    sealed_key: Mapped[bytes]
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    root: Mapped[bytes]
+    sealed_root_key: Mapped[bytes]
+    signer: Mapped[bytes]
+    sealed_signer_key: Mapped[bytes]
     sealed_binding: Mapped[bytes]
     created_at: Mapped[int]
 

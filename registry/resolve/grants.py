@@ -98,7 +98,7 @@ def find_target(session: Session, organisation: int, reference: str) -> Target:
     name, _, version = model.partition("@")
     query = targets(organisation).where(Organisation.name == owner, Model.name == name)
     if version:
-        query = query.where(Model.version == int(version))
+        query = query.where(Model.version == (int(version) if version.isdecimal() else 0))
     row = session.execute(query.order_by(Model.version.desc()).limit(1)).one_or_none()
     if row is None:
         raise NotFoundError(

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from flask_openapi3 import APIBlueprint, Tag
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import Field, StringConstraints
 from sqlalchemy import or_, select
 
 from registry.accounts.permissions import Permission
 from registry.api.access import home, principal, requires
 from registry.api.document import problem
 from registry.api.pages import PageQuery, page
-from registry.api.schemas import Body, ModelLabel, Path, Positive, Reply, Sha256, Text
+from registry.api.schemas import Body, ModelLabel, Path, Positive, Reply, Text
 from registry.generators.models import Model
 from registry.resolve import budgets, grants, service, unmasking
 from registry.resolve.models import Resolution, ResolveGrant, Unmasking
+from registry.resolve.requests import ResolveRequest
 from registry.serving.metrics import RESOLVES
 from verifier.bundle import utc
 
@@ -38,49 +39,9 @@ unmaskings = APIBlueprint(
     abp_tags=[Tag(name="unmaskings", description="Who a recipient is: asked for, decided, logged.")],
 )
 
-SMALLEST_ALPHA = 1e-30
-
-
-def _whole(value: Any) -> Any:
-    """JSON has one kind of number: 1.0 is an integer."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Logit = Annotated[int, BeforeValidator(_whole), Field(ge=-1_000_000, le=1_000_000)]
-Logits = Annotated[list[Logit], Field(min_length=8, max_length=2000)]
-TargetLabel = Annotated[
-    str,
-    StringConstraints(
-        min_length=1,
-        max_length=300,
-        pattern=r"^([^\x00-\x1f\x7f]{1,200}/)?[a-z0-9][a-z0-9._-]*(@[1-9][0-9]{0,8})?$",
-    ),
-]
 PublicId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 ResolutionId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{24}$")]
 ShownKey = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{24}$")]
-
-
-class ImageReadings(Body):
-    """What the network reads off one image: integer logits, clipped and in units of its quantum.
-
-    A reading for each pose tried. Which one is judged first is decided by their confidence, as the verifier
-    does; the others are paid for with a share of alpha.
-    """
-
-    path: Text = "image"
-    sha256: Sha256 | None = Field(None, description="Of the image file, for the finding alone.")
-    readings: Annotated[list[Logits], Field(min_length=1, max_length=service.READINGS_MOST)]
-
-
-class ResolveRequest(Body):
-    """Images to be judged as one set."""
-
-    model: Annotated[TargetLabel, Field(description="NAME[@VERSION], or OWNER/NAME[@VERSION] by a grant.")]
-    network: Annotated[Sha256, Field(description="SHA-256 of network.onnx, or the package's digest.")]
-    images: Annotated[list[ImageReadings], Field(min_length=1, max_length=service.IMAGES_MOST)]
-    alpha: Annotated[float, Field(ge=SMALLEST_ALPHA, le=service.LARGEST_ALPHA)] = service.LARGEST_ALPHA
-    groups: Annotated[Positive, Field(le=1_000_000, description="Sets that alpha is shared among.")] = 1
 
 
 class FoundImage(Reply):

@@ -65,6 +65,12 @@ LARGEST_ALPHA = ALPHA
 
 IMAGES_MOST, READINGS_MOST = 64, TESTS_MOST
 
+MODELS_MOST = 16
+"""Models that one uploaded image is read for; who may resolve on more names one of them."""
+
+PIXELS_MOST = 1 << 25
+"""Of an uploaded image: 34 megapixels, some 100 MB decoded in a worker."""
+
 REFUSED = "resolve.budget-spent"
 
 Source = Literal["client logits", "image"]
@@ -159,26 +165,37 @@ def resolve(home: Home, principal: Principal, query: Query) -> Answer:
     return Answer(target, found, document)
 
 
-def read_image(home: Home, principal: Principal, model: str, data: bytes, name: str) -> Query:
-    """The query for an image that this registry reads itself, by the model's newest network.
+def resolve_image(
+    home: Home, principal: Principal, model: str | None, data: bytes, name: str = "the image"
+) -> list[Answer]:
+    """Answers for an image that this registry reads itself, with the newest network of each model.
 
-    :class:`verifier.errors.InputError` where the bytes are no image, otherwise as :func:`resolve`.
+    Of ``model``, or of every model that is open to the asker and has a network (the newest MODELS_MOST, with
+    alpha shared among them). :class:`verifier.errors.InputError` where the bytes are no image, otherwise as
+    :func:`resolve`.
     """
+    image = decode_image(data, name, PIXELS_MOST)
+    digest = hashlib.sha256(data).hexdigest()
     state = _state(home)
     with home.database.read() as session:
-        target = grants.find_target(session, principal.organisation, model)
-        newest = generators.newest_network(session, target.model)
-        network = _installed(home, state, newest)
-    image = decode_image(data, name)
-    ranked = _reader(home, state, newest).ranked([image])[0][:READINGS_MOST]
-    readings = [reading.logits.tolist() for reading in ranked]
-    digest = hashlib.sha256(data).hexdigest()
-    return Query(target.label, network.onnx, [Image(name, digest, readings)], source="image")
+        targets = _readable(session, principal.organisation, model)
+        newest = [generators.newest_network(session, target.model) for target in targets]
+    answers = []
+    for target, row in zip(targets, newest, strict=True):
+        ranked = _reader(home, state, row).ranked([image])[0][:READINGS_MOST]
+        readings = [reading.logits.tolist() for reading in ranked]
+        asked = [Image(name, digest, readings)]
+        network = _installed(home, state, row).onnx
+        query = Query(target.label, network, asked, groups=len(targets), source="image")
+        answers.append(resolve(home, principal, query))
+    return answers
 
 
-def open_models(session: Session, organisation: int) -> list[Target]:
-    """Every model that an organisation may resolve on, newest first."""
-    query = grants.targets(organisation).order_by(Model.id.desc())
+def _readable(session: Session, organisation: int, model: str | None) -> list[Target]:
+    if model is not None:
+        return [grants.find_target(session, organisation, model)]
+    has_network = select(NetworkVersion.model_id).where(NetworkVersion.model_id == Model.id).exists()
+    query = grants.targets(organisation).where(has_network).order_by(Model.id.desc()).limit(MODELS_MOST)
     return [Target(*row) for row in session.execute(query)]
 
 
