@@ -56,6 +56,9 @@ BEAT_SECONDS = 5
 DEAD_SECONDS = 4 * BEAT_SECONDS
 """Without a beat for so long, a response's process was killed."""
 
+OVER = 0
+"""``active_at`` of a transfer that was broken off: what is left of it is the chunk that was under way."""
+
 _RETRY_SECONDS = (0.5, 1, 2, 4, 8)  # a database that restarts is back within that time
 
 log = structlog.get_logger(__name__)
@@ -153,7 +156,8 @@ def send(
             session.flush()
         now = unix_now()
         for other in _transfers(session, download):
-            if other.part == part.name and other.start <= start < other.stop:
+            last = other.stop + (other.active_at == OVER)
+            if other.part == part.name and other.start <= start < last:
                 other.claimed = max(other.claimed, start)
         transfer = Transfer(
             download_id=download.id, part=part.name, start=start, stop=stop, claimed=start, active_at=now
@@ -243,11 +247,20 @@ class Sending:
                 return
             if intact:
                 self._note(session, download)
-            transfer = session.get(Transfer, self._transfer)
-            if transfer is not None:
-                session.delete(transfer)
-                session.flush()
+            self._close_transfer(session)
             _settle(session, self._home, self._key, download)
+
+    def _close_transfer(self, session: Session) -> None:
+        """Only the client knows how much of a chunk arrived: he says so when he asks for the rest."""
+        transfer = session.get(Transfer, self._transfer)
+        if transfer is None:
+            return
+        if self._length:
+            transfer.start = transfer.claimed = self._at
+            transfer.stop, transfer.active_at = self._at + self._length, OVER
+        else:
+            session.delete(transfer)
+        session.flush()
 
 
 def settle(home: Home, key: IssuedKey, download: Download) -> Download:
@@ -350,7 +363,7 @@ def _settle(session: Session, home: Home, key: IssuedKey, download: Download) ->
         if killed and transfer.claimed > transfer.start:
             sent.add(transfer.part, transfer.start, transfer.claimed)
             session.delete(transfer)
-        else:
+        elif transfer.active_at != OVER:
             open_transfers += 1
     download.sent = sent.dump()
     if sent.complete:

@@ -76,8 +76,9 @@ class Download(Base):
 class Transfer(Base):
     """A response that is being sent: bytes ``start`` to ``stop`` of ``part`` (a path, or "" for an archive).
 
-    The row goes when the response ends. One whose ``active_at`` has stopped was killed; ``claimed`` is then
-    how far its client said it had come, by asking for the rest.
+    The row goes when the response ends; of one that was broken off the chunk that was under way stays. One
+    whose ``active_at`` has stopped was killed. ``claimed`` is then how far its client said it had come, by
+    asking for the rest.
     """
 
     __tablename__ = "transfer"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from flask import Response, make_response, render_template_string, request
 from flask_openapi3 import APIBlueprint, MediaType, Schema, Tag
+from flask_openapi3.models.data_type import DataType
 from pydantic import ConfigDict, StringConstraints
 from sqlalchemy import select
 
@@ -49,7 +50,7 @@ recipient = APIBlueprint(
 )
 GONE: Responses = {410: problem("The link was used, has expired or was withdrawn")}
 
-_AS_PAGE = {"text/html": MediaType(schema=Schema(type="string"))}
+_AS_PAGE = {"text/html": MediaType(schema=Schema(type=DataType.STRING))}
 
 
 class SecretPath(Path):
