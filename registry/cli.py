@@ -19,10 +19,12 @@ import click
 from registry.accounts.commands import organisation, person, token
 from registry.backup.commands import backup, restore, upgrade
 from registry.command_line import OUT, chosen_home, home_option, json_option, opened, print_json, shown
+from registry.copies.commands import downloads, link
 from registry.errors import InputError, RegistryError
 from registry.jobs.commands import job, worker
 from registry.ledger.commands import ledger
 from registry.serving.commands import serve
+from registry.trust.commands import trust
 from verifier.errors import VerifierError
 
 DEBUG_VARIABLE = "HALLMARK_DEBUG"
@@ -546,11 +548,14 @@ def bundle_export(
 # Commands of features, from their commands.py.
 cli.add_command(job)
 cli.add_command(worker)
+cli.add_command(link)
+cli.add_command(downloads)
 cli.add_command(serve)
 cli.add_command(upgrade)
 cli.add_command(backup)
 cli.add_command(restore)
 cli.add_command(ledger)
+cli.add_command(trust)
 cli.add_command(organisation)
 cli.add_command(person)
 cli.add_command(token)

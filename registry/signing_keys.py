@@ -1,6 +1,6 @@
 """Where the private halves of signing keys are: sealed in the database, in encrypted files, or with a KMS.
 
-    keys = key_store(settings.signing["registry"], "signing-key", master)
+    keys = key_store(KeySettings.of(settings, "registry"), "signing-key", master)
     signer, sealed = keys.create()              # a signer as :mod:`verifier.signing` takes it
     signer = keys.load(public_key, sealed)
 
@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from registry.config import CONFIG_NAME, Settings
 from registry.errors import InputError, IntegrityError, StateError
 from registry.sealing import MasterKey
 from verifier import signing
@@ -39,11 +40,39 @@ PROGRAM_SECONDS = 30
 
 @dataclass(frozen=True)
 class KeySettings:
-    """How the keys of one purpose are kept: in the "database", in a "folder" or by a "command"."""
+    """How the keys of one purpose are kept: in the "database", in a "folder" or by a "command".
+
+    ``[signing.registry]``, ``[signing.targets]``, ``[signing.snapshot]`` and ``[signing.timestamp]`` in
+    config.toml; keys of a purpose that is not named there are in the database.
+    """
 
     keep: str = "database"
     folder: Path = Path()
     command: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, settings: Settings, name: str) -> KeySettings:
+        """The configured ones; :class:`InputError` for a table that cannot be meant."""
+        table = settings.table("signing").get(name, {})
+        where = f"{settings.home / CONFIG_NAME}: [signing.{name}]"
+        if table in ({}, {"keep": "database"}):
+            return cls()
+        match table:
+            case {"keep": "folder", "folder": str(folder), **rest} if folder and not rest:
+                return cls("folder", folder=settings.home / folder)
+            case {"keep": "command", "command": list(command), **rest} if command and not rest:
+                return cls("command", command=program(where, command))
+        raise InputError(
+            f"{where} is not understood.",
+            'It has keep = "database", or "folder" and folder = PATH, or "command" and command = [PROGRAM].',
+        )
+
+
+def program(where: str, command: Sequence[object]) -> Sequence[str]:
+    """A command in the configuration: a list of texts."""
+    if not all(isinstance(part, str) and part for part in command):
+        raise InputError(f"{where} command is no list of texts.", 'Write command = ["PROGRAM", "ARGUMENT"].')
+    return [str(part) for part in command]
 
 
 class KeyStore(Protocol):
@@ -213,6 +242,11 @@ def read_key(path: Path, passphrase: str | None) -> Ed25519PrivateKey:
     if not isinstance(private, Ed25519PrivateKey):
         raise StateError(f"{path}: this is no Ed25519 key.")
     return private
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether a key file needs a passphrase; False also where there is no such file."""
+    return path.is_file() and b"ENCRYPTED" in path.read_bytes()
 
 
 def _passphrase() -> str:

@@ -191,15 +191,9 @@ def write_bundle(
         raise ValueError(f"a bundle made at {created_at} cannot expire at {expires_at}")
 
     members: dict[str, Source] = {
-        TRUST: _json(
-            {
-                "schema": TRUST_SCHEMA,
-                "registry": registry,
-                "public_key": base64.b64encode(signing.public_bytes(key.public_key())).decode(),
-            }
-        ),
+        TRUST: trust_member(key.public_key()),
         CHECKPOINT: checkpoint.encode(),
-        REVOCATIONS: _json([vars(revocation) for revocation in revocations]),
+        REVOCATIONS: revocations_member(revocations),
     }
     for model, content in zip(described, models, strict=True):
         members.update({f"{model.folder}/{name}": content.network / name for name in NETWORK_FILES})
@@ -235,6 +229,17 @@ def write_bundle(
     finally:
         temporary.unlink(missing_ok=True)
     return manifest
+
+
+def trust_member(key: Ed25519PublicKey) -> bytes:
+    """``trust.json``: the registry's id and public key."""
+    public = base64.b64encode(signing.public_bytes(key)).decode()
+    return _json({"schema": TRUST_SCHEMA, "registry": signing.registry_id(key), "public_key": public})
+
+
+def revocations_member(revocations: Sequence[Revocation]) -> bytes:
+    """``revocations.json``."""
+    return _json([vars(revocation) for revocation in revocations])
 
 
 def _json(value: Any) -> bytes:

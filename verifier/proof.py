@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,8 +92,7 @@ def _key(document: Any, schema: str, trust: str) -> Ed25519PublicKey:
 
 
 def _path(document: Any) -> list[bytes]:
-    values = _field(document, "proof", list)
-    return [_bytes(value, "proof") for value in values]
+    return [_bytes(value, "proof") for value in _field(document, "proof", list)]
 
 
 def _hex(document: Any, name: str) -> bytes:
@@ -111,8 +109,8 @@ def _bytes(text: Any, name: str) -> bytes:
     return value
 
 
-def _field(document: Any, name: str, kind: Callable[..., Value]) -> Value:
+def _field(document: Any, name: str, kind: type[Value]) -> Value:
     value = document.get(name)
-    if type(value) is not kind:
+    if not isinstance(value, kind) or isinstance(value, bool):
         raise TrustError(f"the proof lacks its {name}.")
     return value
