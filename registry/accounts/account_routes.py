@@ -125,7 +125,7 @@ class NewIdentity(Body):
     provider: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
 
 
-class LinkReply(Reply):
+class RedirectReply(Reply):
     """Where the browser goes next."""
 
     url: str
@@ -257,7 +257,7 @@ def remove_passkey(path: NumberPath) -> tuple[str, int]:
     return "", 204
 
 
-@account_routes.post("/identities", responses={200: LinkReply, 404: problem("No such provider")})
+@account_routes.post("/identities", responses={200: RedirectReply, 404: problem("No such provider")})
 @requires(Permission.WRITE_ACCOUNT)
 def link_identity(body: NewIdentity) -> Response:
     """Link your account at an OpenID provider: send the browser to the URL."""

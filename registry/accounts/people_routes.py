@@ -16,7 +16,7 @@ from registry.accounts.security import Event
 from registry.api.access import home, principal, requires
 from registry.api.document import problem
 from registry.api.pages import PageQuery, page
-from registry.api.schemas import Body, Email, Name, Path, Positive, Reply
+from registry.api.schemas import WHOLE, Body, Email, Name, Path, Reply
 from registry.errors import ForbiddenError, NotFoundError
 
 organisation_routes = APIBlueprint(
@@ -162,7 +162,7 @@ class NewToken(Body):
     name: Label
     role: RoleName
     scopes: Annotated[list[Scope], Field(max_length=50, default_factory=list)]
-    expires_days: Annotated[Positive, Field(le=tokens.LONGEST_DAYS)] = 90
+    expires_days: Annotated[int, Field(ge=1, le=tokens.LONGEST_DAYS), WHOLE] = 90
 
 
 class TokenPath(Path):

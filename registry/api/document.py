@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from flask import current_app, request
-from flask_openapi3 import Info, OpenAPI
+from flask_openapi3 import APIBlueprint, Info, OpenAPI
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from registry.accounts.permissions import Permission
@@ -49,6 +49,13 @@ class Api(OpenAPI):
             operation_id_callback=lambda *, bp_name, name, path, method: f"{bp_name}.{name}",
             static_folder=None,
         )
+
+    def register_api(self, api: APIBlueprint, **options: Any) -> None:
+        """Register a feature's routes; ``RuntimeError`` where two schemas would share a name."""
+        for name, schema in api.components_schemas.items():
+            if self.components_schemas.get(name, schema) != schema:
+                raise RuntimeError(f"{api.name}: another schema is called {name} already")
+        super().register_api(api, **options)
 
     def generate_spec_json(self) -> None:
         """Build the document and complete every operation from its view."""

@@ -66,7 +66,7 @@ Keep = Callable[[Session, int, str], None]
 def once(home: Home, organisation: int, work: Callable[[Keep], Response]) -> Response:
     """Do ``work`` under the idempotency key of the present request, if it has one.
 
-    :class:`Problem` 422 for a key that belongs to another request.
+    :class:`Problem` 409 for a key that belongs to another request.
     """
     key = request.headers.get(HEADER)
     if key is None:
@@ -99,7 +99,7 @@ def once(home: Home, organisation: int, work: Callable[[Keep], Response]) -> Res
 
 def _again(known: IdempotencyKey, digest: bytes) -> Response:
     if known.request_sha256 != digest:
-        raise Problem(422, f"this {HEADER} was used for another request.", "Choose a new one.")
+        raise Problem(409, f"this {HEADER} was used for another request.", "Choose a new one.")
     response = make_response(known.body, known.status)
     response.mimetype = "application/json"
     response.headers["Idempotency-Replayed"] = "true"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Literal
 
 from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
@@ -35,8 +35,10 @@ class BundleRequest(Body):
     """What goes into a bundle. One with keys is for authorised auditors only: it is secret."""
 
     model: Annotated[ModelLabel | None, Field(description="Only this model; all of yours if empty.")] = None
-    with_keys: bool = False
-    with_recipients: Annotated[bool, Field(description="Addresses too; needs `with_keys`.")] = False
+    keys: Annotated[
+        Literal["none", "pseudonymous", "with-recipients"],
+        Field(description="Whether the key table goes in, and with it whose keys they are."),
+    ] = "none"
     expires_days: Annotated[int, Field(ge=1, le=LONGEST_DAYS), WHOLE] = 30
 
 
@@ -56,8 +58,8 @@ def export_bundle(body: BundleRequest) -> Response:
     """Export a bundle of your organisation's models. Key tables of millions are quicker as files of a
     `registry bundle export`."""
     options = service.BundleOptions(
-        with_keys=body.with_keys,
-        with_recipients=body.with_recipients,
+        with_keys=body.keys != "none",
+        with_recipients=body.keys == "with-recipients",
         model=body.model,
         organisation=principal().organisation,
         expires_days=body.expires_days,
@@ -66,9 +68,9 @@ def export_bundle(body: BundleRequest) -> Response:
         path = Path(folder) / "hallmark.bundle"
         service.export(home(), path, options)
         size, file = path.stat().st_size, path.open("rb")  # which outlives its name
-    if body.with_keys:
+    if options.with_keys:
         with home().database.write() as session:
-            security.record(session, EXPORTED_KEYS, model=body.model, recipients=body.with_recipients)
+            security.record(session, EXPORTED_KEYS, model=body.model, keys=body.keys)
     response = Response(_chunks(file), mimetype=MEDIA_TYPE)
     response.call_on_close(file.close)
     response.content_length = size

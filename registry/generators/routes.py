@@ -13,6 +13,7 @@ from sqlalchemy import select
 from registry.accounts.permissions import Permission
 from registry.api import repeats
 from registry.api.access import home, principal, requires
+from registry.api.document import problem
 from registry.api.pages import PageQuery, page
 from registry.api.schemas import ModelLabel, Path, Reply
 from registry.generators import service, uploads
@@ -119,18 +120,16 @@ class UploadPath(Path):
     upload: Annotated[str, StringConstraints(max_length=64, pattern=r"^[a-z0-9-]+$")]
 
 
+_PART = "[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}"
+
+
 class UploadFilePath(UploadPath):
     """Which file of an upload."""
 
-    path: Annotated[
-        str,
-        StringConstraints(
-            max_length=300, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$"
-        ),
-    ]
+    path: Annotated[str, StringConstraints(max_length=300, pattern=f"^{_PART}(/{_PART}){{0,8}}$")]
 
 
-class FileReply(Reply):
+class UploadedFileReply(Reply):
     """A stored file."""
 
     path: str
@@ -157,7 +156,14 @@ def show_upload(path: UploadPath) -> dict[str, Any]:
     return {"files": uploads.files(home(), principal().organisation, path.upload)}
 
 
-@uploading.put("/<upload>/files/<path:path>", responses={201: FileReply})
+@uploading.put(
+    "/<upload>/files/<path:path>",
+    responses={
+        201: UploadedFileReply,
+        409: problem("A file and a folder of the same name"),
+        413: problem("Too large"),
+    },
+)
 @requires(Permission.WRITE_MODELS)
 def put_file(path: UploadFilePath, raw: FileBody) -> tuple[dict[str, Any], int]:  # noqa: ARG001
     """Send one file; one that is there is replaced."""

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-from registry.errors import InputError, NotFoundError
+from registry.errors import InputError, IntegrityError, NotFoundError, StateError
 from registry.home import Home
 from registry.storage import CHUNK_BYTES, Storage
 
@@ -34,13 +34,18 @@ def store(home: Home, organisation: int, upload: str, path: str, source: BinaryI
     """
     if len(_files(home.storage, organisation, upload)) >= MOST_FILES:
         raise InputError(f"upload {upload} has {MOST_FILES} files already.", "No model has so many.")
-    digest = hashlib.sha256()
+    digest, name = hashlib.sha256(), f"{folder_name(organisation, upload)}/{path}"
     with tempfile.NamedTemporaryFile(prefix="hallmark-upload-") as spool:
         while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)
             spool.write(chunk)
         spool.flush()
-        home.storage.put_file(f"{folder_name(organisation, upload)}/{path}", Path(spool.name))
+        try:
+            home.storage.put_file(name, Path(spool.name))
+        except (FileExistsError, IsADirectoryError, NotADirectoryError):
+            raise StateError(
+                f"{path} cannot be both a file and a folder of upload {upload}.", "Discard the upload first."
+            ) from None
         return {"path": path, "sha256": digest.hexdigest(), "size": spool.tell()}
 
 
@@ -58,5 +63,7 @@ def discard(home: Home, organisation: int, upload: str) -> None:
 
 
 def _files(storage: Storage, organisation: int, upload: str) -> dict[str, int]:
-    name = folder_name(organisation, upload)
-    return storage.files(name) if storage.exists(name) else {}
+    try:
+        return storage.files(folder_name(organisation, upload))
+    except IntegrityError:  # nothing of this name: for what has no row that is no loss
+        return {}

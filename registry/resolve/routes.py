@@ -12,7 +12,7 @@ from registry.accounts.permissions import Permission
 from registry.api.access import home, principal, requires
 from registry.api.document import problem
 from registry.api.pages import PageQuery, page
-from registry.api.schemas import Body, ModelLabel, Path, Positive, Reply, Text
+from registry.api.schemas import WHOLE, Body, ModelLabel, Path, Reply, Text
 from registry.generators.models import Model
 from registry.resolve import budgets, grants, service, unmasking
 from registry.resolve.models import Resolution, ResolveGrant, Unmasking
@@ -121,7 +121,7 @@ class FindingReply(Reply):
     elapsed_ms: float | None
 
 
-class NetworkReply(Reply):
+class ResolvableNetworkReply(Reply):
     """A network whose readings are accepted."""
 
     digest: str
@@ -140,7 +140,7 @@ class ResolvableModel(Reply):
     digest: str
     granted: bool
     expires_at: str | None
-    networks: list[NetworkReply]
+    networks: list[ResolvableNetworkReply]
     daily_units: int
     units_spent: int
 
@@ -183,8 +183,8 @@ class NewGrant(Body):
 
     model: ModelLabel
     organisation: Annotated[Text, Field(description="The organisation's name in this registry.")]
-    daily_units: Annotated[Positive, Field(le=grants.MOST_UNITS)] = budgets.GRANT_UNITS
-    expires_days: Annotated[Positive | None, Field(le=grants.LONGEST_DAYS)] = None
+    daily_units: Annotated[int, Field(ge=1, le=grants.MOST_UNITS), WHOLE] = budgets.GRANT_UNITS
+    expires_days: Annotated[int, Field(ge=1, le=grants.LONGEST_DAYS), WHOLE] | None = None
 
 
 class GrantReply(Reply):

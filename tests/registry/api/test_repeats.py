@@ -46,7 +46,7 @@ def test_equal_requests_at_once_are_done_once(app: Api, admin: Client, ready: Ho
 def test_a_key_that_was_used_for_another_request_is_refused(admin: Client, ready: Home) -> None:
     _issue(admin, "order-1")
     refused = _issue(admin, "order-1", {**ORDER, "count": 2})
-    assert refused.status_code == 422
+    assert refused.status_code == 409
     assert "another request" in refused.json["detail"]
     assert _issued(ready) == 1
 

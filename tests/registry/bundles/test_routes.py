@@ -31,20 +31,24 @@ def test_a_bundle_without_keys_reads_and_names_nobody(admin: Client, ready: Home
 
 def test_handing_out_keys_is_logged(admin: Client, ready: Home) -> None:
     Issuer.open(ready, MODEL, RECIPIENT).issue(3)
-    sent = admin.post(
-        "/bundles", json={"model": "tiny@1", "with_keys": True, "with_recipients": True}, buffered=True
-    )
+    sent = admin.post("/bundles", json={"model": "tiny@1", "keys": "with-recipients"}, buffered=True)
     assert sent.status_code == 200
     events = admin.get("/security-events").json["items"]
     assert "bundle.keys-exported" in {event["kind"] for event in events}
 
 
 def test_only_administrators_take_bundles_and_only_of_their_own_models(app: Api, ready: Home) -> None:
-    assert client(app, ready, Role.ISSUER).post("/bundles", json={"with_keys": True}).status_code == 403
+    assert client(app, ready, Role.ISSUER).post("/bundles", json={"keys": "pseudonymous"}).status_code == 403
     other = client(app, ready, organisation="other")
     assert other.post("/bundles", json={"model": "tiny"}).status_code == 404
     assert other.post("/bundles", json={}).status_code == 409  # it has no trained model
 
 
-def test_addresses_belong_to_keys(admin: Client) -> None:
-    assert admin.post("/bundles", json={"with_recipients": True}).status_code == 422
+def test_addresses_go_out_only_where_they_are_asked_for(admin: Client, ready: Home) -> None:
+    Issuer.open(ready, MODEL, RECIPIENT).issue(3)
+    sent = {
+        keys: admin.post("/bundles", json={"keys": keys}, buffered=True).get_data()
+        for keys in ("pseudonymous", "with-recipients")
+    }
+    assert RECIPIENT.encode() not in sent["pseudonymous"]
+    assert RECIPIENT.encode() in sent["with-recipients"]
