@@ -210,6 +210,46 @@ def inspect(copy: str, bundle: str | None, trust: str | None, as_json: bool) -> 
     return 0
 
 
+@cli.command()
+@click.argument("receipt", metavar="RECEIPT.json", type=click.Path())
+@click.option(
+    "--key",
+    required=True,
+    metavar="FILE",
+    type=click.Path(),
+    help="Your Ed25519 private key: OpenSSH (id_ed25519) or PEM. It is used on this device only.",
+)
+@click.option(
+    "--copy",
+    metavar="FOLDER",
+    type=click.Path(),
+    help="The copy that you received: compared byte for byte with the receipt before you sign.",
+)
+def countersign(receipt: str, key: str, copy: str | None) -> int:
+    """Confirm with your own key that you received a copy, and print the signed confirmation (JSON).
+
+    RECEIPT.json came with the copy. Hand the confirmation to the registry: it checks it against your public
+    key and logs it.
+
+    Exit codes: 0 signed, 2 bad input, 3 the copy is not the one on the receipt, 4 internal error.
+    """
+    import json
+    from pathlib import Path
+
+    from verifier import countersign as confirming
+
+    document = confirming.load_receipt(Path(receipt))
+    if copy is not None:
+        confirming.compare_copy(Path(copy), document)
+    private = confirming.load_private_key(Path(key), _passphrase)
+    click.echo(json.dumps(confirming.countersign(document, private), indent=2))
+    return 0
+
+
+def _passphrase() -> str:
+    return str(click.prompt("Passphrase", hide_input=True, err=True, default="", show_default=False))
+
+
 def _trust_note(registry: str, pinned: bool) -> str:
     if pinned:
         return f"Signed by registry {registry}, which you trust."

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from verifier import signing
 from verifier.errors import InputError, TrustError
+from verifier.inspect import inspect_copy
 
 SCHEMA = "hallmark/countersignature/1"
 RECEIPT_SCHEMA = "hallmark/receipt/1"
@@ -63,12 +64,29 @@ def verify_countersignature(
         ) from None
 
 
+def compare_copy(folder: Path, receipt: signing.Document) -> None:
+    """:class:`TrustError` unless ``receipt`` is for the copy in ``folder``, from the same registry.
+
+    The receipt's signature is checked with the key that the copy carries.
+    """
+    found = inspect_copy(folder, trust=receipt["registry"])
+    signing.verify(receipt, found.key, RECEIPT_SCHEMA)
+    for field, value in (("copy_id", found.certificate.copy_id), ("sha256", found.digest)):
+        if receipt.get(field) != value:
+            raise TrustError(
+                f"{folder} is not what the receipt says: its {field} is {value}, not {receipt.get(field)}.",
+                "Do not confirm this receipt; ask the registry.",
+            )
+
+
 def load_receipt(path: Path) -> signing.Document:
     """The receipt in a file; :class:`InputError` for anything else."""
     try:
         document = json.loads(_read(path))
     except (ValueError, RecursionError):
         raise InputError(f"{path} is no JSON.", "Give the receipt that came with the copy.") from None
+    if isinstance(document, dict) and isinstance(document.get("receipt"), dict):
+        document = document["receipt"]  # as the registry's API answers
     if not isinstance(document, dict) or document.get("schema") != RECEIPT_SCHEMA:
         raise InputError(f"{path} is no receipt.", "Give the receipt that came with the copy.")
     if missing := [field for field in _RECEIPT_FIELDS if field not in document]:
@@ -88,8 +106,11 @@ def load_private_key(path: Path, ask: Callable[[], str] = lambda: "") -> Ed25519
             key = load(content, None)
         except TypeError:  # encrypted
             key = load(content, ask().encode())
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise InputError(f"{path}: no private key that can be read ({error}).") from None
+    except UnsupportedAlgorithm as error:
+        hint = "Encrypted OpenSSH keys need `pip install bcrypt`."
+        raise InputError(f"{path}: the key cannot be read here ({error}).", hint) from None
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: no private key, or another passphrase.") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise InputError(f"{path}: a key of another kind than Ed25519.", "Give the one you registered.")
     return key

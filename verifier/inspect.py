@@ -52,13 +52,15 @@ _CHUNK = 1 << 20
 class Inspection:
     """What a copy says of itself, verified.
 
-    ``digest`` is the copy's (hex), None for a single file; ``files`` the number of files compared. ``pinned``
-    says whether the registry was given from outside. ``revoked`` and ``delivered`` need a bundle and are
-    None without (``delivered``: the digest is that of the recorded delivery).
+    ``key`` is the registry's, as the copy carries it. ``digest`` is the copy's (hex), None for a single
+    file; ``files`` the number of files compared. ``pinned`` says whether the registry was given from
+    outside. ``revoked`` and ``delivered`` need a bundle and are None without (``delivered``: the digest is
+    that of the recorded delivery).
     """
 
     path: str
     certificate: Certificate
+    key: Ed25519PublicKey
     digest: str | None
     files: int
     pinned: bool
@@ -124,6 +126,7 @@ def inspect_copy(path: Path | str, trust: str | None = None, bundle: Bundle | No
     return Inspection(
         path=str(path),
         certificate=certificate,
+        key=key,
         digest=digest,
         files=files,
         pinned=expected is not None,

@@ -29,11 +29,12 @@ from sqlalchemy.orm import Session
 
 from registry.copies.build import PreparedCopy
 from registry.copies.layout import Layout
-from registry.copies.models import DeliveredCopy, Download, DownloadLink, Transfer
+from registry.copies.models import Countersignature, DeliveredCopy, Download, DownloadLink, Transfer
 from registry.copies.sent import Sent
 from registry.db import stream, unix_now
 from registry.errors import IntegrityError, StateError
 from registry.generators import service as generators
+from registry.generators.models import Model
 from registry.home import Home
 from registry.identity import signature_bytes, signature_text
 from registry.keys.models import UserKey
@@ -303,6 +304,41 @@ def receipt(registry: str, row: Download, key_id: bytes, recipient: bytes) -> si
     """The signed receipt of a delivery, rebuilt from its row, byte for byte what was signed."""
     assert row.signature is not None, "only a finished delivery has a receipt"
     return {**_receipt(registry, row, key_id, recipient), "signature": signature_text(row.signature)}
+
+
+def select_downloads(organisation: int) -> Any:
+    """The deliveries of an organisation's copies, with what :func:`describe` shows of them."""
+    return (
+        select(Download, UserKey.key_id, DownloadLink.link_id, Countersignature.signed_at)
+        .join(UserKey, UserKey.id == Download.user_key_id)
+        .join(Model, Model.id == UserKey.model_id)
+        .outerjoin(DownloadLink, DownloadLink.id == Download.link_id)
+        .outerjoin(Countersignature, Countersignature.download_id == Download.id)
+        .where(Model.organisation_id == organisation)
+    )
+
+
+def describe(row: Any) -> dict[str, Any]:
+    """A row of :func:`select_downloads` as the API and the command line show it."""
+    download = row.Download
+    sent = None if download.form == FOLDER else Sent.load(download.sent)
+    return {
+        "download_id": download.download_id,
+        "copy_id": COPY_PREFIX + row.key_id.hex(),
+        "form": download.form,
+        "state": download.state,
+        "actor": download.actor,
+        "origin": download.origin,
+        "user_agent": download.user_agent,
+        "link_id": row.link_id,
+        "started_at": utc(download.started_at),
+        "ended_at": None if download.ended_at is None else utc(download.ended_at),
+        "bytes_sent": None if sent is None else sent.bytes_sent,
+        "size": download.size,
+        "sha256": None if download.sha256 is None else download.sha256.hex(),
+        "ledger_index": download.ledger_index,
+        "countersigned": row.signed_at is not None,
+    }
 
 
 def _new_download(key: IssuedKey, requester: Requester, form: str) -> Download:

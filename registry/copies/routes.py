@@ -19,15 +19,13 @@ from registry.accounts.permissions import Permission
 from registry.api.access import account_settings, home, principal, public, requires
 from registry.api.document import problem
 from registry.api.pages import PageQuery, page
-from registry.api.schemas import Body, KeyId, Path, Positive, Reply, Sha256, Text
+from registry.api.schemas import WHOLE, Body, KeyId, Path, Reply, Sha256, Text
 from registry.copies import countersignatures, deliveries, links, openssf
 from registry.copies.build import PreparedCopy, known_digests, plan, prepare
 from registry.copies.deliveries import Part, Requester
-from registry.copies.models import Countersignature, DeliveredCopy, Download, DownloadLink
-from registry.copies.sent import Sent
+from registry.copies.models import DeliveredCopy, Download, DownloadLink
 from registry.copies.streaming import ARCHIVE_TYPE, FILE_TYPE, respond
 from registry.errors import NotFoundError, StateError
-from registry.generators.models import Model
 from registry.keys import service as keys
 from registry.keys.models import UserKey
 from registry.keys.service import IssuedKey
@@ -122,7 +120,7 @@ class LinkPath(CopyPath):
 class NewLink(Body):
     """A download link to make."""
 
-    hours: Annotated[Positive, Field(le=links.LONGEST_HOURS, description="How long it holds.")] = (
+    hours: Annotated[int, Field(ge=1, le=links.LONGEST_HOURS, description="How long it holds."), WHOLE] = (
         links.DEFAULT_HOURS
     )
 
@@ -308,14 +306,14 @@ def withdraw_link(path: LinkPath) -> Response:
 @requires(Permission.DOWNLOAD)
 def list_downloads(query: DownloadQuery) -> dict[str, Any]:
     """Deliveries of your organisation's copies, also those that broke off."""
-    chosen = select_downloads(principal().organisation)
+    chosen = deliveries.select_downloads(principal().organisation)
     if query.copy_id is not None:
         chosen = chosen.where(Download.user_key_id == _key(query.copy_id).row.id)
     if query.state is not None:
         chosen = chosen.where(Download.state == query.state)
     with home().database.read() as session:
         rows, more = page(session, chosen, Download.id, query)
-        return {"items": [describe(row) for row in rows], "next": more}
+        return {"items": [deliveries.describe(row) for row in rows], "next": more}
 
 
 @downloads.get("/<download_id>", responses={200: DownloadReply})
@@ -324,7 +322,7 @@ def show_download(path: DownloadPath) -> dict[str, Any]:
     """One delivery."""
     _settled(path.download_id)
     with home().database.read() as session:
-        return describe(_find(session, path.download_id))
+        return deliveries.describe(_find(session, path.download_id))
 
 
 @downloads.get("/<download_id>/receipt", responses={200: ReceiptReply, 409: problem("It is not complete")})
@@ -427,41 +425,6 @@ def add_countersignature(download: Download, key: UserKey, body: Countersignatur
     return {"countersignature": countersignatures.add(home(), key, download, document)}
 
 
-def select_downloads(organisation: int) -> Any:
-    """The deliveries of an organisation's copies, with what :func:`describe` shows of them."""
-    return (
-        select(Download, UserKey.key_id, DownloadLink.link_id, Countersignature.signed_at)
-        .join(UserKey, UserKey.id == Download.user_key_id)
-        .join(Model, Model.id == UserKey.model_id)
-        .outerjoin(DownloadLink, DownloadLink.id == Download.link_id)
-        .outerjoin(Countersignature, Countersignature.download_id == Download.id)
-        .where(Model.organisation_id == organisation)
-    )
-
-
-def describe(row: Any) -> dict[str, Any]:
-    """A row of :func:`select_downloads` as the API and the command line show it."""
-    download = row.Download
-    sent = None if download.form == deliveries.FOLDER else Sent.load(download.sent)
-    return {
-        "download_id": download.download_id,
-        "copy_id": COPY_PREFIX + row.key_id.hex(),
-        "form": download.form,
-        "state": download.state,
-        "actor": download.actor,
-        "origin": download.origin,
-        "user_agent": download.user_agent,
-        "link_id": row.link_id,
-        "started_at": utc(download.started_at),
-        "ended_at": None if download.ended_at is None else utc(download.ended_at),
-        "bytes_sent": None if sent is None else sent.bytes_sent,
-        "size": download.size,
-        "sha256": None if download.sha256 is None else download.sha256.hex(),
-        "ledger_index": download.ledger_index,
-        "countersigned": row.signed_at is not None,
-    }
-
-
 def _key(reference: str) -> IssuedKey:
     with home().database.read() as session:
         return keys.get_key(session, home().identity.registry, reference, principal().organisation)
@@ -501,7 +464,7 @@ def _describe_link(row: DownloadLink, key: IssuedKey) -> dict[str, Any]:
 
 
 def _find(session: Session, download_id: str) -> Any:
-    chosen = select_downloads(principal().organisation).where(Download.download_id == download_id)
+    chosen = deliveries.select_downloads(principal().organisation).where(Download.download_id == download_id)
     found = session.execute(chosen).one_or_none()
     if found is None:
         raise NotFoundError(f"there is no delivery {download_id}.", "See the list of downloads.")
