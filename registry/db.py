@@ -136,24 +136,33 @@ class Database:
         """Migrate an existing registry; the revisions before and after. All of it happens or nothing.
 
         :class:`StateError` where there is none, or one of a newer version of Hallmark.
-        SQLite rebuilds a table by copying it, which its foreign keys would forbid: they are switched off
-        for the migration and checked as a whole before it is committed.
         """
         self.require_registry()
+        with self.reshape() as session:
+            connection = session.connection()
+            if connection.dialect.name == "postgresql":  # of two at once the second finds the work done
+                connection.exec_driver_sql("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+            before = _revision(connection) or ""
+            if before > REVISION:
+                raise StateError(
+                    f"{self} has schema revision {before}, this version of Hallmark knows {REVISION}.",
+                    "Use the newer version; nothing was changed.",
+                )
+            migrate(connection, revision)
+            return before, _revision(connection) or ""
+
+    @contextmanager
+    def reshape(self) -> Iterator[Session]:
+        """A write transaction that may change tables.
+
+        SQLite rebuilds a table by copying it, which its foreign keys would forbid: they are switched off
+        in the block and checked as a whole before it is committed.
+        """
         engine = _engine(self.url.render_as_string(hide_password=False), foreign_keys=False)
         try:
-            with engine.execution_options(**{_IMMEDIATE: True}).begin() as connection:
-                if engine.dialect.name == "postgresql":  # of two at once the second finds the work done
-                    connection.exec_driver_sql("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
-                before = _revision(connection) or ""
-                if before > REVISION:
-                    raise StateError(
-                        f"{self} has schema revision {before}, this version of Hallmark knows {REVISION}.",
-                        "Use the newer version; nothing was changed.",
-                    )
-                migrate(connection, revision)
-                self._check_references(connection)
-                return before, _revision(connection) or ""
+            with Session(engine.execution_options(**{_IMMEDIATE: True})) as session, session.begin():
+                yield session
+                self._check_references(session.connection())
         finally:
             engine.dispose()
 

@@ -100,7 +100,7 @@ class Storage:
         stored = self._stored(name)
         for path in folder_files(folder):
             source, target = folder / path, f"{name}/{path}"
-            if stored.get(path) != source.stat().st_size or self._sha256(target) != file_sha256(source):
+            if stored.get(path) != source.stat().st_size or self.sha256(target) != file_sha256(source):
                 self.put_file(target, source)
 
     def open(self, name: str) -> BinaryIO:
@@ -119,6 +119,11 @@ class Storage:
         """The whole content of ``name``."""
         with self.open(name) as file:
             return file.read()
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of a stored file, in hex, of what is really there."""
+        with self.open(name) as file:
+            return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
     def exists(self, name: str) -> bool:
         """Whether ``name`` is a stored file or folder."""
@@ -222,10 +227,6 @@ class Storage:
             found = self._files.find(root, detail=True)
         return dict(sorted((path[len(root) + 1 :], int(info["size"])) for path, info in found.items()))
 
-    def _sha256(self, name: str) -> str:
-        with self.open(name) as file:
-            return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-
     def _fetch(self, name: str, target: Path) -> None:
         for path, size in self.files(name).items():
             file = target / path if path else target
@@ -249,6 +250,7 @@ class Storage:
             for path in folder_files(folder):
                 self.put_file(f"{partial}/{path}", folder / path)
             _move_folder(Path(self._path(partial)), Path(self._path(name)))
+            _sync_folder(Path(self._path(name)).parent)
         except BaseException:
             shutil.rmtree(self._path(partial), ignore_errors=True)
             raise
@@ -414,9 +416,19 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

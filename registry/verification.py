@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from registry.copies import service as copies
 from registry.generators import service as generators
 from registry.home import Home
+from registry.identity import Identity
 from registry.keys import service as keys
 from registry.ledger import audit
 from registry.ledger import service as ledger
@@ -19,8 +20,13 @@ Seen = Callable[[int], None]
 def verify_ledger(home: Home, progress: Callable[[int], Seen] = lambda _: lambda _: None) -> audit.Report:
     """Rebuild every record and recompute the ledger; :class:`IntegrityError` names what fails first."""
     with home.database.read() as session:
-        seen = progress(ledger.size(session))
-        return audit.verify(session, home.identity, records(session, home.identity.registry), seen)
+        return verify_within(session, home.identity, progress)
+
+
+def verify_within(session: Session, identity: Identity, progress: Callable[[int], Seen]) -> audit.Report:
+    """The same within a transaction, of what it sees."""
+    seen = progress(ledger.size(session))
+    return audit.verify(session, identity, records(session, identity.registry), seen)
 
 
 def records(session: Session, registry: str) -> list[Generator[audit.Record]]:

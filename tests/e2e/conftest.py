@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,13 @@ def command_environment(home: Path) -> dict[str, str]:
     return {**inherited, "HALLMARK_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
 
-def command(home: Path, program: str, *arguments: str | Path) -> Done:
+def command(
+    home: Path, program: str, *arguments: str | Path, environment: Mapping[str, str] | None = None
+) -> Done:
     """Run an installed command on ``home``, whatever its exit code."""
     done = subprocess.run(
         [str(SCRIPTS / program), *map(str, arguments)],
-        env=command_environment(home),
+        env={**command_environment(home), **(environment or {})},
         capture_output=True,
         text=True,
         timeout=240,
@@ -59,8 +62,10 @@ def command(home: Path, program: str, *arguments: str | Path) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def succeed(home: Path, program: str, *arguments: str | Path) -> Done:
-    done = command(home, program, *arguments)
+def succeed(
+    home: Path, program: str, *arguments: str | Path, environment: Mapping[str, str] | None = None
+) -> Done:
+    done = command(home, program, *arguments, environment=environment)
     assert done.code == 0, done.err
     return done
 

@@ -132,7 +132,7 @@ def test_a_large_file_appears_only_when_all_its_parts_arrived(
     storage.put_file("large", source)
     head = s3.client().head_object(Bucket=bucket, Key="registry/large")
     assert head["ETag"].strip('"').endswith("-3")  # three parts
-    assert storage._sha256("large") == hashlib.sha256(bytes(11 << 20)).hexdigest()
+    assert storage.sha256("large") == hashlib.sha256(bytes(11 << 20)).hexdigest()
 
     def fails(*_: object, **__: object) -> None:
         raise OSError("the connection broke")
