@@ -50,14 +50,20 @@ def cli() -> None:
 
 
 @cli.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="The configuration (config.toml) to begin with [default: embedded database, local files].",
+)
 @home_option
 @json_option
-def init(as_json: bool) -> None:
+def init(config: Path | None, as_json: bool) -> None:
     """Create a registry: its home folder, database, keys and first administrator."""
     from registry.home import Home
 
     folder = chosen_home()
-    identity = Home.create(folder)
+    identity = Home.create(folder, config)
     if as_json:
         print_json({"home": str(folder), "registry": identity.registry, "public_key": identity.public_text})
         return

@@ -91,8 +91,13 @@ class Settings:
         )
 
     @classmethod
-    def write_new(cls, home: Path, environment: Mapping[str, str] = os.environ) -> Settings:
-        """Write the configuration of a fresh home: embedded database and local files by default."""
+    def write_new(
+        cls, home: Path, environment: Mapping[str, str] = os.environ, config: Path | None = None
+    ) -> Settings:
+        """Write a fresh home's configuration: that in ``config``, or embedded database and local files."""
+        if config is not None:
+            (home / CONFIG_NAME).write_bytes(config.read_bytes())
+            return cls.load(home, environment)
         database = "environment" if environment.get(DATABASE_VARIABLE) else f"sqlite:///{DATABASE_NAME}"
         storage = "environment" if environment.get(STORAGE_VARIABLE) else STORAGE_NAME
         text = _TEMPLATE.format(database=database, storage=storage)

@@ -16,8 +16,8 @@ from pathlib import Path
 from registry.config import CONFIG_NAME, Settings
 from registry.db import Database, migrate
 from registry.errors import InputError, StateError
-from registry.identity import Identity
-from registry.sealing import FileMasterKey, MasterKey
+from registry.identity import Identity, registry_keys
+from registry.sealing import MasterKey, create_master_key, open_master_key
 from registry.storage import Storage, atomic_folder
 
 
@@ -34,7 +34,7 @@ class Home:
     def identity(self) -> Identity:
         """The registry's signing key, opened on first use."""
         with self.database.read() as session:
-            return Identity.load(session, self.master)
+            return Identity.load(session, registry_keys(self.settings, self.master))
 
     @classmethod
     def open(cls, folder: Path) -> Home:
@@ -44,17 +44,18 @@ class Home:
         database = Database(settings.database_url)
         try:
             database.require_current()
-            return cls(settings, database, storage, FileMasterKey.load(settings.master_key))
+            return cls(settings, database, storage, open_master_key(settings))
         except BaseException:
             database.close()
             raise
 
     @classmethod
-    def create(cls, folder: Path) -> Identity:
+    def create(cls, folder: Path, config: Path | None = None) -> Identity:
         """Create a registry in ``folder``: configuration, master key, schema, signing key, first admin.
 
         All of it is made beside ``folder`` and renamed into place, so that an interrupted `init` leaves
-        nothing. :class:`StateError` if the folder or the database holds a registry already.
+        nothing. ``config`` is the configuration to begin with. :class:`StateError` if the folder or the
+        database holds a registry already.
         """
         if (folder / CONFIG_NAME).exists():
             raise StateError(
@@ -63,7 +64,7 @@ class Home:
         try:
             with atomic_folder(folder) as fresh:
                 fresh.chmod(0o700)
-                return _create(Settings.write_new(fresh))
+                return _create(Settings.write_new(fresh, config=config))
         except OSError as error:
             raise InputError(
                 f"{folder}: a registry cannot be created here ({error.strerror}).",
@@ -79,7 +80,7 @@ def _create(settings: Settings) -> Identity:
     from registry.accounts import service as accounts
     from registry.ledger import service as ledger
 
-    master = FileMasterKey.create(settings.master_key)
+    master = create_master_key(settings)
     database = Database(settings.database_url)
     try:
         if database.revision() is not None:
@@ -90,7 +91,7 @@ def _create(settings: Settings) -> Identity:
         with database.write() as session:
             migrate(session.connection())
             accounts.create_first_admin(session)
-            identity = Identity.create(session, master)
+            identity = Identity.create(session, registry_keys(settings, master))
             ledger.create(session, identity)
     finally:
         database.close()

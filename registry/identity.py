@@ -1,7 +1,8 @@
 """Who this registry is: its Ed25519 signing key and the name that follows from it.
 
-    identity = Identity.create(session, master)      # once, at `registry init`
-    identity = Identity.load(session, master)
+    keys = registry_keys(settings, master)
+    identity = Identity.create(session, keys)        # once, at `registry init`
+    identity = Identity.load(session, keys)
     document = identity.sign({"schema": "hallmark/receipt/1", ...})
 
 One key signs certificates, receipts, revocations, copies, bundles and the ledger's checkpoints. Where its
@@ -17,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from registry.config import Settings
 from registry.db import Base, unix_now
 from registry.sealing import MasterKey
-from registry.signing_keys import SealedKeys
+from registry.signing_keys import KeySettings, KeyStore, key_store
 from verifier import signing
 
 PURPOSE = "signing-key"
@@ -63,19 +65,24 @@ class Identity:
         return signing.sign(document, self.signer)
 
     @classmethod
-    def create(cls, session: Session, master: MasterKey) -> Identity:
+    def create(cls, session: Session, keys: KeyStore) -> Identity:
         """Take a new signing key from the back end and record it."""
-        signer, sealed = SealedKeys(master, PURPOSE).create()
+        signer, sealed = keys.create()
         name = signing.registry_id(signer.public_key())
         public = signing.public_bytes(signer.public_key())
         session.add(SigningKey(registry_id=name, public_key=public, sealed=sealed, created_at=unix_now()))
         return cls(signer, name)
 
     @classmethod
-    def load(cls, session: Session, master: MasterKey) -> Identity:
+    def load(cls, session: Session, keys: KeyStore) -> Identity:
         """Open the recorded key; :class:`IntegrityError` where the back end has another."""
         row = session.execute(select(SigningKey).order_by(SigningKey.id.desc()).limit(1)).scalar_one()
-        return cls(SealedKeys(master, PURPOSE).load(row.public_key, row.sealed), row.registry_id)
+        return cls(keys.load(row.public_key, row.sealed), row.registry_id)
+
+
+def registry_keys(settings: Settings, master: MasterKey) -> KeyStore:
+    """Where this registry's signing key is kept."""
+    return key_store(KeySettings.of(settings, "registry"), PURPOSE, master)
 
 
 def signature_text(signature: bytes) -> str:

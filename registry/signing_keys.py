@@ -11,7 +11,6 @@ elsewhere. ``docs/keys.md`` says how a program that reaches a key management ser
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +30,11 @@ from cryptography.hazmat.primitives.serialization import (
 
 from registry.config import CONFIG_NAME, Settings
 from registry.errors import InputError, IntegrityError, StateError
+from registry.programs import program, run_program
 from registry.sealing import MasterKey
 from verifier import signing
 
 PASSPHRASE_VARIABLE = "HALLMARK_KEY_PASSPHRASE"  # noqa: S105  (a name)
-PROGRAM_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -60,19 +59,12 @@ class KeySettings:
         match table:
             case {"keep": "folder", "folder": str(folder), **rest} if folder and not rest:
                 return cls("folder", folder=settings.home / folder)
-            case {"keep": "command", "command": list(command), **rest} if command and not rest:
+            case {"keep": "command", "command": command, **rest} if not rest:
                 return cls("command", command=program(where, command))
         raise InputError(
             f"{where} is not understood.",
             'It has keep = "database", or "folder" and folder = PATH, or "command" and command = [PROGRAM].',
         )
-
-
-def program(where: str, command: Sequence[object]) -> Sequence[str]:
-    """A command in the configuration: a list of texts."""
-    if not all(isinstance(part, str) and part for part in command):
-        raise InputError(f"{where} command is no list of texts.", 'Write command = ["PROGRAM", "ARGUMENT"].')
-    return [str(part) for part in command]
 
 
 class KeyStore(Protocol):
@@ -186,26 +178,6 @@ class ProgramSigner:
 def key_name(public: bytes) -> str:
     """The name of a key: the first 16 bytes of the SHA-256 of its public half, in hex."""
     return signing.registry_id(Ed25519PublicKey.from_public_bytes(public))
-
-
-def run_program(command: Sequence[str], arguments: Sequence[str], given: bytes = b"") -> bytes:
-    """What a key program writes for ``given``; :class:`StateError` with its message where it fails."""
-    try:
-        done = subprocess.run(
-            [*command, *arguments], input=given, capture_output=True, timeout=PROGRAM_SECONDS, check=False
-        )
-    except OSError as error:
-        raise StateError(
-            f"{command[0]} cannot be started ({error.strerror}).", "Correct config.toml."
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise StateError(
-            f"{command[0]} {arguments[0]} took over {PROGRAM_SECONDS} s.", "Try again."
-        ) from None
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-        raise StateError(f"{command[0]} {arguments[0]} failed: {said[-1]}", "Is the key service available?")
-    return done.stdout
 
 
 def write_key(path: Path, private: Ed25519PrivateKey, passphrase: str | None) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from registry.errors import IntegrityError, StateError
 from registry.home import Home
-from registry.identity import Identity, SigningKey
+from registry.identity import Identity, SigningKey, registry_keys
 from registry.sealing import FileMasterKey
 
 MASTER = FileMasterKey(bytes(32))
@@ -68,7 +68,7 @@ def test_an_unusable_key_file_is_named(tmp_path: Path) -> None:
 def test_the_signing_key_is_sealed_and_survives(home: Home) -> None:
     with home.database.read() as session:
         row = session.get_one(SigningKey, 1)
-        again = Identity.load(session, home.master)
+        again = Identity.load(session, registry_keys(home.settings, home.master))
     assert again.registry == home.identity.registry == row.registry_id
     assert home.identity.signer.private_bytes_raw() not in row.sealed
 
@@ -77,4 +77,4 @@ def test_a_signing_key_that_was_swapped_is_refused(home: Home) -> None:
     with home.database.write() as session:
         session.get_one(SigningKey, 1).public_key = bytes(32)
     with home.database.read() as session, pytest.raises(IntegrityError, match="does not open"):
-        Identity.load(session, home.master)
+        Identity.load(session, registry_keys(home.settings, home.master))
