@@ -42,24 +42,37 @@ class Commands:
         """Standard output of ``verifier ARGUMENTS``."""
         return self._run("verifier", arguments, ATTRIBUTED_OR_NOT)
 
+    def start(self, program: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+        """Start ``program ARGUMENTS`` quietly in a process group of its own, for the caller to stop."""
+        return subprocess.Popen(
+            [_installed(program), *map(str, arguments)],
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
     def check(self, images: Sequence[Path], bundle: Path, *options: str) -> list[dict[str, Any]]:
         """The findings of ``verifier check IMAGES --json``."""
         return json_objects(self.verifier("check", *images, "--bundle", bundle, "--json", *options))
 
     def _run(self, program: str, arguments: Sequence[str | Path], accepted: Sequence[int]) -> str:
-        path = Path(sysconfig.get_path("scripts")) / program
-        command = [str(path), *map(str, arguments)]
+        command = [_installed(program), *map(str, arguments)]
         try:
             done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             raise StateError(
-                f"{path}: not installed.", "Install with pip install 'hallmark[registry]'."
+                f"{command[0]}: not installed.", "Install with pip install 'hallmark[registry]'."
             ) from None
         if done.returncode not in accepted:
             said = done.stderr.strip().splitlines() or ["it gave no reason."]
             shown = " ".join((program, *map(str, arguments[:2])))
             raise StateError(f"`{shown}` ended with {done.returncode}: {said[-1]}")
         return done.stdout
+
+
+def _installed(program: str) -> str:
+    return str(Path(sysconfig.get_path("scripts")) / program)
 
 
 def json_objects(text: str) -> list[dict[str, Any]]:

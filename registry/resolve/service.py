@@ -18,7 +18,8 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -152,12 +153,14 @@ def resolve(home: Home, principal: Principal, query: Query) -> Answer:
         network = _network(home, state, session, target.model, query.network)
         tests = deciding.tests_of(network.spec, [image.readings for image in query.images])
         asked = _asked(home, state, principal, target, query)
-        _require_budget(session, asked)
+        with _refusals_logged(home, target):
+            _require_budget(session, asked)
         table = state.tables.of(home, session, target.model)
         q, foreign = keys.screening(session, target.model)
         size = ledger.size(session)
     found = deciding.attributed(table, tests, query.alpha / query.groups, 1.0 - foreign * float(q))
-    resolution = _record(home, state, principal, target, query, network, asked, found)
+    with _refusals_logged(home, target):
+        resolution = _record(home, state, principal, target, query, network, asked, found)
     document = _finding(query, network, resolution, table, tests, size, bool(found))
     if found:
         with home.database.read() as session:
@@ -226,6 +229,17 @@ def describe_target(home: Home, session: Session, target: Target) -> dict[str, A
     }  # fmt: skip
 
 
+@contextmanager
+def _refusals_logged(home: Home, target: Target) -> Iterator[None]:
+    """Tell the owner of the model that a budget is spent."""
+    try:
+        yield
+    except ThrottledError:
+        owner = target.model.organisation_id
+        security.log(home, REFUSED, organisation=owner, model=target.model.label, scope=target.scope)
+        raise
+
+
 def _require_budget(session: Session, asked: Asked) -> None:
     """Refuse before any work what cannot be paid for in any case."""
     least = budgets.price(asked, repeated=False)
@@ -268,44 +282,40 @@ def _record(
 ) -> str:
     """Pay for the query and log it, both or neither; its public id."""
     public = secrets.token_hex(12)
-    try:
-        with home.database.write() as session:
-            with state.lock:
-                recent = state.recent.setdefault((asked.scope, asked.model), RecentSketches())
-            units, repeated = budgets.charge(session, recent, asked, len(found))
-            row = Resolution(
-                resolution_id=public,
-                organisation_id=principal.organisation,
-                actor=asked.actor,
-                scope=asked.scope,
-                model_id=asked.model,
-                grant_id=None if target.grant is None else target.grant.id,
-                source=query.source,
-                network=bytes.fromhex(network.onnx),
-                logits_sha256=_logits_digest(query),
-                sketches=asked.sketches.tobytes(),
-                alpha=query.alpha / query.groups,
-                images=len(query.images),
-                readings=len(asked.sketches),
-                repeated=repeated,
-                units=units,
-                attributed=bool(found),
-                asked_at=unix_now(),
-            )
-            session.add(row)
-            session.flush()
-            for user_key in found:
-                key = session.get_one(UserKey, user_key)
-                session.add(
-                    ResolvedKey(
-                        resolution_id=row.id,
-                        user_key_id=user_key,
-                        pseudonym=target.pseudonym(home.master, key.key_id),
-                    )
+    with home.database.write() as session:
+        with state.lock:
+            recent = state.recent.setdefault((asked.scope, asked.model), RecentSketches())
+        units, repeated = budgets.charge(session, recent, asked, len(found))
+        row = Resolution(
+            resolution_id=public,
+            organisation_id=principal.organisation,
+            actor=asked.actor,
+            scope=asked.scope,
+            model_id=asked.model,
+            grant_id=None if target.grant is None else target.grant.id,
+            source=query.source,
+            network=bytes.fromhex(network.onnx),
+            logits_sha256=_logits_digest(query),
+            sketches=asked.sketches.tobytes(),
+            alpha=query.alpha / query.groups,
+            images=len(query.images),
+            readings=len(asked.sketches),
+            repeated=repeated,
+            units=units,
+            attributed=bool(found),
+            asked_at=unix_now(),
+        )
+        session.add(row)
+        session.flush()
+        for user_key in found:
+            key = session.get_one(UserKey, user_key)
+            session.add(
+                ResolvedKey(
+                    resolution_id=row.id,
+                    user_key_id=user_key,
+                    pseudonym=target.pseudonym(home.master, key.key_id),
                 )
-    except ThrottledError:
-        security.log(home, REFUSED, organisation=target.model.organisation_id, model=target.model.label)
-        raise
+            )
     return public
 
 
