@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, BinaryIO, Literal
 
 from flask import Response, make_response
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import Field, RootModel, StringConstraints
-from werkzeug.wsgi import wrap_file
 
 from registry.accounts.permissions import Permission
 from registry.api import repeats
@@ -40,6 +40,7 @@ MOST_STREAMS = 8
 """Event streams of one server process: each holds a thread as long as it lasts."""
 LONGEST_STREAM = 300
 MOST_LINES = 1_000
+PART_BYTES = 1 << 16
 
 _streams = threading.BoundedSemaphore(MOST_STREAMS)
 
@@ -285,9 +286,15 @@ def job_file(path: FilePath) -> Response:
     if entry is None:
         raise NotFoundError(f"{path.job_id} left no file {path.name}.", "See `files` in its result.")
     content = home().storage.open(file_name(path.job_id, path.name))
-    response = Response(wrap_file({}, content, 1 << 16), mimetype="application/octet-stream")
+    response = Response(_parts(content), mimetype="application/octet-stream")
     response.call_on_close(content.close)
     response.content_length = entry["size"]
     response.set_etag(entry["sha256"])
     response.headers.set("Content-Disposition", "attachment", filename=path.name)
     return response
+
+
+def _parts(content: BinaryIO) -> Iterator[bytes]:
+    with content:
+        while part := content.read(PART_BYTES):
+            yield part

@@ -269,7 +269,8 @@ def lines(session: Session, job: Job, after: int = 0, most: int = 500) -> Sequen
 
 def counts(session: Session) -> dict[str, int]:
     """Number of jobs in each state, over all organisations."""
-    found = dict(session.execute(select(Job.state, func.count()).group_by(Job.state)).tuples().all())
+    rows = session.execute(select(Job.state, func.count()).group_by(Job.state))
+    found = {state: number for state, number in rows}  # noqa: C416  (rows are no pairs to a type checker)
     return {state.value: found.get(state.value, 0) for state in State}
 
 
