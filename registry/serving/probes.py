@@ -20,7 +20,7 @@ import structlog
 
 from registry.db import REVISION
 from registry.home import Home
-from registry.identity import Identity
+from registry.identity import Identity, registry_keys
 from registry.operations import Operations
 from registry.serving import metrics
 
@@ -125,4 +125,4 @@ def _storage(home: Home) -> None:
 
 def _master_key(home: Home) -> None:
     with home.database.read() as session:
-        Identity.load(session, home.master)
+        Identity.load(session, registry_keys(home.settings, home.master))
