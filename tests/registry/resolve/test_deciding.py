@@ -1,0 +1,90 @@
+"""The verdict is the verifier's: the same test, held against its bound key by key."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry.errors import InputError
+from registry.resolve import deciding
+from registry.resolve.tables import Keys, _Part
+from verifier import evidence, phi
+from verifier.check import weighted_tests
+from verifier.network import NetworkSpec, PoseRule
+
+BITS = 64
+SPEC = NetworkSpec(1, BITS, 16, "", "bicubic", 128, 8.0, 1 / 16, PoseRule((), 1, 0, 0, 0.9))
+
+
+def table(count: int, seed: int = 0) -> Keys:
+    packed = np.random.default_rng(seed).integers(0, 256, (count, BITS // 8), np.uint8)
+    half = count // 2
+    ids = np.arange(100, 100 + count)
+    return Keys(_Part.made(ids[:half], packed[:half]), _Part.made(ids[half:], packed[half:]))
+
+
+def key(keys: Keys, row: int) -> np.ndarray:
+    return phi.unpack(np.concatenate([keys.old.packed, keys.recent.packed])[row]).astype(int)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 40), st.sampled_from([1e-6, 1e-9, 1e-14]), st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_key_is_named_exactly_where_the_verifiers_bound_is_within_alpha(
+    seed: int, wrong: int, alpha: float, poses: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    keys = table(300, 5)
+    row = int(rng.integers(300))
+    readings = rng.integers(-128, 129, (poses, BITS))
+    flips = np.where(rng.permutation(BITS) < wrong, -1, 1)
+    readings[0] = np.abs(readings[0]) * key(keys, row) * flips
+    tests = deciding.tests_of(SPEC, [readings.tolist()])
+    named = deciding.attributed(keys, tests, alpha, 0.99)
+    expected = set()
+    for test in tests:
+        hypotheses = math.ceil(300 / test.weight)
+        for candidate in range(300):
+            score = int(test.logits @ key(keys, candidate))
+            log10_p = evidence.log10_tail(test.logits, score)
+            if evidence.log10_family(log10_p, hypotheses, 0.99) <= math.log10(alpha):
+                expected.add(100 + candidate)
+    assert set(named) == expected
+
+
+def test_the_tests_are_those_of_the_verifier() -> None:
+    rng = np.random.default_rng(2)
+    images = [rng.integers(-128, 129, (3, BITS)).tolist() for _ in range(2)]
+    tests = deciding.tests_of(SPEC, images)
+    assert sum(test.weight for test in tests) == pytest.approx(1.0)
+    assert len(tests) == 1 + 6
+    ranked = [deciding._ranked(SPEC, image) for image in images]
+    assert [test.weight for test in tests] == [test.weight for test in weighted_tests(ranked)]
+    for readings in ranked:
+        confidences = [reading.confidence for reading in readings]
+        assert confidences == sorted(confidences, reverse=True)
+
+
+def test_colluders_are_all_named() -> None:
+    keys = table(100)
+    both = 64 * (key(keys, 10) + key(keys, 90))
+    named = deciding.attributed(keys, deciding.tests_of(SPEC, [[both.tolist()]]), 1e-6, 1.0)
+    # Two of 64 bits agree on half: each has a score of all of the weight there is.
+    assert set(named) <= {110, 190}
+    alone = deciding.attributed(keys, deciding.tests_of(SPEC, [[(128 * key(keys, 10)).tolist()]]), 1e-6, 1.0)
+    assert alone == [110]
+
+
+def test_no_key_was_issued_and_nothing_was_read() -> None:
+    tests = deciding.tests_of(SPEC, [[[128] * BITS]])
+    assert deciding.attributed(table(0), tests, 1e-6, 1.0) == []
+    assert deciding.attributed(table(9), deciding.tests_of(SPEC, [[[0] * BITS]]), 1e-6, 1.0) == []
+
+
+@pytest.mark.parametrize("reading", [[0] * (BITS - 1), [129] + [0] * (BITS - 1)])
+def test_readings_of_another_network_are_refused(reading: list[int]) -> None:
+    with pytest.raises(InputError):
+        deciding.tests_of(SPEC, [[reading]])
