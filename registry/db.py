@@ -37,7 +37,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from registry.errors import InputError, IntegrityError, RegistryError, StateError
 
-REVISION = "0007"
+REVISION = "0008"
 """The schema revision that this code works with (the newest in ``migrations/versions``)."""
 
 BUSY_SECONDS = 120

@@ -26,7 +26,9 @@ def verify_ledger(home: Home, progress: Callable[[int], Seen] = lambda _: lambda
 def verify_within(session: Session, identity: Identity, progress: Callable[[int], Seen]) -> audit.Report:
     """The same within a transaction, of what it sees."""
     seen = progress(ledger.size(session))
-    return audit.verify(session, identity, records(session, identity.registry), seen)
+    report = audit.verify(session, identity, records(session, identity.registry), seen)
+    keys.check_counts(session)
+    return report
 
 
 def records(session: Session, registry: str) -> list[Generator[audit.Record]]:

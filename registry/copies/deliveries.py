@@ -34,7 +34,6 @@ from registry.copies.sent import Sent
 from registry.db import stream, unix_now
 from registry.errors import IntegrityError, StateError
 from registry.generators import service as generators
-from registry.generators.models import Model
 from registry.home import Home
 from registry.identity import signature_bytes, signature_text
 from registry.keys.models import UserKey
@@ -311,10 +310,9 @@ def select_downloads(organisation: int) -> Any:
     return (
         select(Download, UserKey.key_id, DownloadLink.link_id, Countersignature.signed_at)
         .join(UserKey, UserKey.id == Download.user_key_id)
-        .join(Model, Model.id == UserKey.model_id)
         .outerjoin(DownloadLink, DownloadLink.id == Download.link_id)
         .outerjoin(Countersignature, Countersignature.download_id == Download.id)
-        .where(Model.organisation_id == organisation)
+        .where(Download.organisation_id == organisation)
     )
 
 
@@ -345,6 +343,7 @@ def _new_download(key: IssuedKey, requester: Requester, form: str) -> Download:
     now = unix_now()
     return Download(
         download_id=f"download-{secrets.token_hex(12)}",
+        organisation_id=key.row.organisation_id,
         user_key_id=key.row.id,
         actor=requester.actor,
         origin=requester.origin,

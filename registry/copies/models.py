@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db import Base
@@ -47,13 +47,15 @@ class Download(Base):
     ``started`` was killed. An aborted one that is resumed is started again. ``form`` is how it is sent: a
     ``folder`` written here, an ``archive`` or single ``files`` over HTTP. ``sent`` holds the byte ranges
     that were sent, per file, as JSON; ``active_at`` is when the last of them was. ``actor``, ``origin``
-    and ``user_agent`` can be personal and are not in the ledger.
+    and ``user_agent`` can be personal and are not in the ledger. ``organisation_id`` is the key's.
     """
 
     __tablename__ = "download"
+    __table_args__ = (Index("ix_download_organisation_id_id", "organisation_id", "id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     download_id: Mapped[str] = mapped_column(unique=True)
+    organisation_id: Mapped[int] = mapped_column(ForeignKey("organisation.id"))
     user_key_id: Mapped[int] = mapped_column(ForeignKey("user_key.id"), index=True)
     actor: Mapped[str]
     origin: Mapped[str]

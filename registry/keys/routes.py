@@ -118,7 +118,7 @@ def list_keys(query: KeyQuery) -> dict[str, Any]:
         if query.recipient is not None:
             recipient = accounts.get_recipient(session, query.recipient, owner)
             chosen = chosen.where(UserKey.recipient_id == recipient.id)
-        rows, more = page(session, chosen, UserKey.id, query)
+        rows, more = page(session, chosen, UserKey.ledger_index, query)
         return {"items": [_describe(row) for row in rows], "next": more}
 
 
@@ -168,7 +168,7 @@ def _select(owner: int) -> Any:
         .join(Model, Model.id == UserKey.model_id)
         .join(Recipient, Recipient.id == UserKey.recipient_id)
         .outerjoin(KeyRevocation, KeyRevocation.user_key_id == UserKey.id)
-        .where(Model.organisation_id == owner)
+        .where(UserKey.organisation_id == owner)
     )
 
 

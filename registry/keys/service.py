@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,19 +22,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Boolean, Row, bindparam, func, insert, or_, select
+from sqlalchemy import Boolean, Row, bindparam, func, insert, or_, select, text
 from sqlalchemy.orm import Session
 
 from registry.accounts import service as accounts
 from registry.accounts.models import Recipient
 from registry.attribution.models import NetworkVersion
 from registry.db import stream, unix_now
-from registry.errors import InputError, NotFoundError, StateError
+from registry.errors import InputError, IntegrityError, NotFoundError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
 from registry.identity import signature_bytes, signature_text
-from registry.keys.models import KeyRevocation, UserKey
+from registry.keys.models import KeyCount, KeyRevocation, UserKey
 from registry.keys.screening import Q_TEXT, Screen
 from registry.ledger import service as ledger
 from registry.ledger.audit import Record
@@ -76,6 +77,12 @@ class Batch:
     also: Also = lambda _session: None
 
 
+_COUNT_ON = text(
+    "INSERT INTO key_count (model_id, issued) VALUES (:model, :more) "
+    "ON CONFLICT (model_id) DO UPDATE SET issued = key_count.issued + excluded.issued"
+)
+
+
 def commit(home: Home, batches: Sequence[Batch]) -> None:
     """Log and store the keys of all batches in one transaction, whose fixed cost they share."""
     rows = [row for batch in batches for row in batch.rows]
@@ -83,6 +90,8 @@ def commit(home: Home, batches: Sequence[Batch]) -> None:
     with home.database.write() as session:
         first = ledger.append(session, home.identity, ledger.CERTIFICATE, digests)
         session.execute(insert(UserKey), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)])
+        issued = Counter(row["model_id"] for row in rows)
+        session.execute(_COUNT_ON, [{"model": model, "more": more} for model, more in issued.items()])
         for batch in batches:
             batch.also(session)
 
@@ -133,6 +142,7 @@ class Issuer:
             rows.append(
                 {
                     "key_id": key_id,
+                    "organisation_id": self._model.organisation_id,
                     "model_id": self._model.id,
                     "recipient_id": self._recipient.id,
                     "redraws": redrawn,
@@ -305,7 +315,28 @@ def revocations(session: Session, models: Sequence[Model]) -> list[Revoked]:
 
 def count(session: Session, model: Model) -> int:
     """The number of keys ever issued for a model, revoked and expired ones too."""
-    return session.execute(select(func.count()).where(UserKey.model_id == model.id)).scalar_one()
+    return session.execute(select(KeyCount.issued).where(KeyCount.model_id == model.id)).scalar() or 0
+
+
+def check_counts(session: Session) -> None:
+    """:class:`IntegrityError` unless each model's count and organisation are those of its keys.
+
+    The ledger does not say them, but findings depend on the one and what an organisation sees on the other.
+    """
+    query = select(UserKey.model_id, UserKey.organisation_id, func.count()).group_by(
+        UserKey.model_id, UserKey.organisation_id
+    )
+    found = {(row[0], row[1]): row[2] for row in session.execute(query)}
+    counted = select(Model.id, Model.organisation_id, KeyCount.issued).join(KeyCount)
+    expected = {(row[0], row[1]): row[2] for row in session.execute(counted)}
+    for model, organisation in sorted(found.keys() | expected.keys()):
+        kept, there = expected.get((model, organisation), 0), found.get((model, organisation), 0)
+        if kept != there:
+            raise IntegrityError(
+                f"{kept} keys were counted for model number {model} of organisation number {organisation}, "
+                f"{there} are stored.",
+                "The database was altered outside Hallmark or damaged; restore it from a backup.",
+            )
 
 
 def rows(session: Session, model: Model) -> Generator[Row[Any]]:
