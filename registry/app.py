@@ -13,6 +13,7 @@ import secrets
 
 from flask import Response, g, request
 
+from registry import probing
 from registry.api import access, problems
 from registry.api.document import Api, check_json, serve_document
 from registry.home import Home
@@ -33,6 +34,7 @@ def create_app(home: Home) -> Api:
     app.before_request(_name_request)
     requests.install(app)
     access.install(app, home)
+    probing.install(app, home)
     app.before_request(check_json)
     problems.install(app)
     _register(app)

@@ -10,6 +10,7 @@ secret. One source that causes the same refusal again and again fills the log no
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -28,6 +29,9 @@ from verifier.bundle import utc
 
 REFUSALS = RateLimitItemPerMinute(30)
 """Rows a minute for one kind of refusal from one source."""
+
+OPERATOR = 0
+"""In place of an organisation: only the operator may read it."""
 
 _refusals = FixedWindowRateLimiter(MemoryStorage())
 
@@ -65,38 +69,68 @@ class Event(StrEnum):
     IDENTITY_UNLINKED = "account.identity-unlinked"
 
 
+@dataclass(frozen=True)
+class Source:
+    """Who does something, for whom, from where and in which request."""
+
+    actor: str
+    organisation: int | None = None
+    address: str | None = None
+    request_id: str | None = None
+
+
+def present() -> Source:
+    """Whoever makes the present request; on the command line, its user."""
+    if not has_request_context():
+        from registry.accounts.service import user_name
+
+        return Source(f"operator {user_name()}")
+    who: Principal | None = g.get("principal")
+    return Source(
+        actor="a stranger" if who is None else who.label,
+        organisation=None if who is None else who.organisation,
+        address=request.remote_addr,
+        request_id=g.get("request_id"),
+    )
+
+
 def record(
-    session: Session, kind: str, *, organisation: int | None = None, actor: str | None = None, **detail: Any
+    session: Session,
+    kind: str,
+    *,
+    organisation: int | None = None,
+    actor: str | None = None,
+    source: Source | None = None,
+    **detail: Any,
 ) -> None:
     """Add an event within the caller's transaction: it is logged exactly if the change happens.
 
-    ``organisation`` (whose administrators may read it) and ``actor`` are those of whoever makes the request
-    where they are not given; on the command line ``actor`` is its user.
+    ``organisation`` (whose administrators may read it) and ``actor`` are those of the ``source``, by default
+    the present one, unless they are given.
     """
-    who: Principal | None = g.get("principal") if has_request_context() else None
+    source = source or present()
+    whose = source.organisation if organisation is None else organisation
     session.add(
         SecurityEvent(
             at=unix_now(),
             kind=kind,
-            organisation_id=who.organisation if organisation is None and who is not None else organisation,
-            actor=actor or _actor(who),
-            address=request.remote_addr if has_request_context() else None,
-            request_id=g.get("request_id") if has_request_context() else None,
+            organisation_id=None if whose == OPERATOR else whose,
+            actor=actor or source.actor,
+            address=source.address,
+            request_id=source.request_id,
             detail=json.dumps(detail, ensure_ascii=False),
         )
     )
 
 
-def log(
-    home: Home, kind: str, *, organisation: int | None = None, actor: str | None = None, **detail: Any
-) -> None:
-    """Add an event in a transaction of its own: for refusals, whose own transaction is rolled back."""
-    who: Principal | None = g.get("principal") if has_request_context() else None
-    source = _actor(who) if who is not None else (request.remote_addr or "") if has_request_context() else ""
-    if not _refusals.hit(REFUSALS, kind, source):
+def log(home: Home, kind: str, *, source: Source | None = None, **said: Any) -> None:
+    """As :func:`record` in a transaction of its own: for refusals, whose own one is rolled back."""
+    source = source or present()
+    who = source.address if source.organisation is None else source.actor
+    if not _refusals.hit(REFUSALS, kind, who or ""):
         return
     with home.database.write() as session:
-        record(session, kind, organisation=organisation, actor=actor, **detail)
+        record(session, kind, source=source, **said)
 
 
 def events(organisation: int, *, operator: bool, kind: str | None = None) -> Select[Any]:
@@ -119,13 +153,3 @@ def describe(event: SecurityEvent) -> dict[str, Any]:
         "request_id": event.request_id,
         "detail": json.loads(event.detail),
     }
-
-
-def _actor(who: Principal | None) -> str:
-    if who is not None:
-        return who.label
-    if has_request_context():
-        return "a stranger"
-    from registry.accounts.service import user_name
-
-    return f"operator {user_name()}"
