@@ -39,7 +39,7 @@ demo: $(INSTALLED) ## Issue copies, attack their images, resolve them back; writ
 	$(BIN)/python -m registry.demo --out demo
 
 test: $(INSTALLED) $(PEERS) ## All tests
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
 
 lint: $(INSTALLED) ## Style, types, and the direction of imports
 	$(BIN)/ruff check .

@@ -93,6 +93,7 @@ class Load:
     port: int
     token: str
     keys: int
+    name: str
     seconds: list[float] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
@@ -114,7 +115,7 @@ class Load:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         own: list[float] = []
         while (number := self._take()) is not None:
-            key = f"order-{number}"
+            key = f"{self.name}-{number}"
             started = time.perf_counter()
             first = self._issue(connection, key)
             own.append(time.perf_counter() - started)
@@ -167,8 +168,8 @@ def main(quick: bool, keys: int | None, clients: int, workers: int, threads: int
         made = commands.registry("token", "create", "bench", "--role", "issuer", "--json")
         (token,) = json_objects(made)
         with serving(commands, "--workers", str(workers), "--threads", str(threads)) as port:
-            Load(port, token["token"], 4 * clients).run(clients)  # workers and their caches are warm
-            load = Load(port, token["token"], wanted)
+            Load(port, token["token"], 4 * clients, "warm-up").run(clients)  # workers and their caches are warm
+            load = Load(port, token["token"], wanted, "order")
             took = load.run(clients)
         if load.failures:
             raise SystemExit("\n".join(load.failures[:5]))
