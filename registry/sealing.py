@@ -134,18 +134,20 @@ class WrappedMasterKey(AesMasterKey):
 
 def create_master_key(settings: Settings) -> AesMasterKey:
     """A new master key, kept as the configuration says."""
-    command = _command(settings)
-    if command is None:
-        return FileMasterKey.create(settings.master_key)
-    return WrappedMasterKey.create(_wrapped(settings), command)
+    command, path = _command(settings), master_key_file(settings)
+    return FileMasterKey.create(path) if command is None else WrappedMasterKey.create(path, command)
 
 
 def open_master_key(settings: Settings) -> AesMasterKey:
     """The registry's master key."""
-    command = _command(settings)
-    if command is None:
-        return FileMasterKey.load(settings.master_key)
-    return WrappedMasterKey.load(_wrapped(settings), command)
+    command, path = _command(settings), master_key_file(settings)
+    return FileMasterKey.load(path) if command is None else WrappedMasterKey.load(path, command)
+
+
+def master_key_file(settings: Settings) -> Path:
+    """The file that holds the master key, or what a key management service made of it."""
+    wrapped = _command(settings) is not None
+    return settings.master_key.with_suffix(".wrapped") if wrapped else settings.master_key
 
 
 def _command(settings: Settings) -> Sequence[str] | None:
@@ -160,10 +162,6 @@ def _command(settings: Settings) -> Sequence[str] | None:
             'It has keep = "file", or keep = "command" and command = [PROGRAM].',
         )
     return None
-
-
-def _wrapped(settings: Settings) -> Path:
-    return settings.master_key.with_suffix(".wrapped")
 
 
 def _write_new(path: Path, content: bytes) -> None:

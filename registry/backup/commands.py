@@ -73,7 +73,12 @@ def backup(out: Path, passphrase_file: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("file", type=FILE)
-@click.option("--master-key", type=FILE, required=True, help="The escrowed master.key of this registry.")
+@click.option(
+    "--master-key",
+    type=FILE,
+    required=True,
+    help="The escrowed master.key, or master.wrapped of a key service.",
+)
 @passphrase_option
 @home_option
 @json_option

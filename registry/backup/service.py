@@ -27,14 +27,14 @@ from sqlalchemy.orm import Session
 
 from registry.backup import tables
 from registry.backup.archive import SCHEMA, Archive, ArchiveWriter, Seen, new_archive, opened_archive
-from registry.config import CONFIG_NAME, MASTER_KEY_NAME, Settings
+from registry.config import CONFIG_NAME, Settings
 from registry.db import REVISION, Base, Database, migrate, unix_now
 from registry.errors import IntegrityError, StateError
 from registry.home import Home
-from registry.identity import Identity, SigningKey
+from registry.identity import Identity, SigningKey, registry_keys
 from registry.ledger import service as ledger
 from registry.ledger.audit import Report
-from registry.sealing import FileMasterKey
+from registry.sealing import master_key_file, open_master_key
 from registry.storage import CHUNK_BYTES, Manifest, Storage, atomic_folder, file_sha256
 from registry.verification import verify_within
 from verifier import merkle, signing
@@ -162,12 +162,11 @@ def _check_signature(archive: Archive) -> None:
 def _new_home(archive: Archive, fresh: Path, master_key: Path) -> Home:
     with archive.open(CONFIG_NAME) as config:
         (fresh / CONFIG_NAME).write_bytes(config.read())
-    FileMasterKey.load(master_key)  # says what is wrong with the file that was named
-    shutil.copyfile(master_key, fresh / MASTER_KEY_NAME)
-    (fresh / MASTER_KEY_NAME).chmod(0o600)
     settings = Settings.load(fresh)
+    shutil.copyfile(master_key, master_key_file(settings))
+    master_key_file(settings).chmod(0o600)
     storage = Storage(settings.storage_url, settings.storage_options)
-    return Home(settings, Database(settings.database_url), storage, FileMasterKey.load(settings.master_key))
+    return Home(settings, Database(settings.database_url), storage, open_master_key(settings))
 
 
 def _check_identity(archive: Archive, home: Home) -> None:
@@ -180,7 +179,7 @@ def _check_identity(archive: Archive, home: Home) -> None:
                 table.create(session.connection())
                 load_table(archive, session, table)
             with scratch.read() as session:
-                identity = Identity.load(session, home.master)
+                identity = _identity(session, home)
         finally:
             scratch.close()
     if identity.public_text != archive.manifest["public_key"]:
@@ -220,7 +219,7 @@ def _restore_tables(archive: Archive, home: Home, progress: Progress) -> Report:
             tables.count_on(connection, table)
             seen(done)
         migrate(connection)
-        report = verify_within(session, Identity.load(session, home.master), progress)
+        report = verify_within(session, _identity(session, home), progress)
         found, expected = {"size": report.size, "root": report.root}, archive.manifest["ledger"]
         if found != expected:
             raise IntegrityError(f"the restored ledger is {found}, the backup had {expected}.", "Report it.")
@@ -235,6 +234,10 @@ def load_table(archive: Archive, session: Session, table: Any) -> int:
     if loaded != description["rows"]:
         raise IntegrityError(f"table {table.name} has {loaded} rows instead of {description['rows']}.")
     return loaded
+
+
+def _identity(session: Session, home: Home) -> Identity:
+    return Identity.load(session, registry_keys(home.settings, home.master))
 
 
 @contextmanager
