@@ -134,10 +134,11 @@ def prepare(home: Home, key: IssuedKey, seen: Seen = lambda _: None) -> Prepared
         hashed += length
         seen(hashed)
 
-    for path, layout in laid_out.files.items():
-        if path not in sha256:
-            sha256[path] = layout.sha256(home.storage, count)
-            _keep(home, key, laid_out, path, sha256[path])
+    missing = {path: layout for path, layout in laid_out.files.items() if path not in sha256}
+    found = {path: layout.sha256(home.storage, count) for path, layout in missing.items()}
+    if found:
+        sha256 |= found
+        _keep(home, key, laid_out, found)
     manifest: Manifest = {
         path: {"sha256": sha256[path], "size": layout.size} for path, layout in laid_out.files.items()
     }
@@ -173,19 +174,20 @@ def _known(session: Session, key: IssuedKey, laid_out: Plan) -> Iterator[tuple[s
             yield path, sha256.hex()
 
 
-def _keep(home: Home, key: IssuedKey, laid_out: Plan, path: str, sha256: str) -> None:
-    digest, mark = bytes.fromhex(sha256), laid_out.marks[path]
-    name = laid_out.files[path].stored_name
-    row = (
-        CopyFile(user_key_id=key.row.id, path=path, mark=mark, sha256=digest)
-        if name is None
-        else StoredDigest(name=name, mark=mark, sha256=digest)
-    )
+def _keep(home: Home, key: IssuedKey, laid_out: Plan, sha256: Mapping[str, str]) -> None:
+    rows: list[CopyFile | StoredDigest] = []
+    for path, text in sha256.items():
+        digest, mark, name = bytes.fromhex(text), laid_out.marks[path], laid_out.files[path].stored_name
+        if name is None:
+            rows.append(CopyFile(user_key_id=key.row.id, path=path, mark=mark, sha256=digest))
+        else:
+            rows.append(StoredDigest(name=name, mark=mark, sha256=digest))
     try:
         with home.database.write() as session:
-            session.merge(row)
+            for row in rows:
+                session.merge(row)
     except DuplicateError:
-        pass  # another process hashed the same file at the same moment, to the same end
+        pass  # another process hashed the same files at the same moment, to the same end
 
 
 class _Plans:
