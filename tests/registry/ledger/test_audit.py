@@ -155,7 +155,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Session, Home], object], str]] = {
     ),
     "record, entry and tile": (forge_entry, "ledger entries 1 to 3 are not those that were signed"),
     "checkpoint root": (forge_checkpoint, "the checkpoint of 4 entries has root 0000"),
-    "checkpoint signature": (break_signature, "checkpoint 4: the checkpoint's signature does not hold"),
+    "checkpoint signature": (break_signature, "checkpoint 4: the signature of hallmark/.* does not hold"),
     "checkpoint gone": (
         drop(LedgerCheckpoint, LedgerCheckpoint.size == SIZE),
         f"entries 6 to {SIZE - 1} have no checkpoint",
