@@ -57,10 +57,15 @@ def _of_grant(value: str) -> Select[int]:
     return grants.where(ResolveGrant.grant_id == value)
 
 
+def _of_model(value: str) -> Select[int]:
+    name = value.rpartition("/")[2].partition("@")[0]
+    return select(Model.organisation_id).where(Model.name == name)
+
+
 OWNERS: dict[str, Callable[[str], Select[int]]] = {
     "key_id": _of_key,
     "copy_id": _of_key,
-    "model": lambda value: select(Model.organisation_id).where(Model.name == value.partition("@")[0]),
+    "model": _of_model,
     "download_id": lambda value: select(Download.organisation_id).where(Download.download_id == value),
     "link_id": _of_link,
     "job_id": lambda value: select(Job.organisation_id).where(Job.job_id == value),
