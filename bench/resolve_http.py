@@ -55,7 +55,7 @@ def main(quick: bool, count: int, rate: int, duration: int, workers: int) -> Non
         count, duration = min(count, 100_000), min(duration, 10)
     with tempfile.TemporaryDirectory(prefix="hallmark-bench-") as name, new_database() as url:
         os.environ[DATABASE_VARIABLE] = url
-        prepared = _prepare(Path(name) / "home", count, rate * duration)
+        prepared = _prepare(Path(name) / "home", url, count, rate * duration)
         with serving(prepared.commands, "--workers", str(workers)) as port:
             _warm(port, prepared, workers)
             load = Load(port, prepared.token, prepared.bodies, rate)
@@ -72,8 +72,8 @@ class Prepared:
     bodies: list[tuple[bytes, str | None]]
 
 
-def _prepare(folder: Path, count: int, requests: int) -> Prepared:
-    commands = Commands(folder)
+def _prepare(folder: Path, url: str, count: int, requests: int) -> Prepared:
+    commands = Commands(folder, **{DATABASE_VARIABLE: url})
     commands.registry("init")
     with (folder / "config.toml").open("a") as file:
         file.write(LIMITS)
@@ -94,14 +94,14 @@ def _prepare(folder: Path, count: int, requests: int) -> Prepared:
 def _fill(connection: Any, model: int, count: int) -> None:
     """Rows of further keys, as the search needs them."""
     columns = (
-        "key_id, model_id, recipient_id, redraws, recipient_commitment, commitment, issued_at, "
+        "key_id, organisation_id, model_id, recipient_id, redraws, recipient_commitment, commitment, issued_at, "
         "signature, ledger_index"
     )
     with progress("adding keys", count) as bar, connection.cursor() as cursor:
         with cursor.copy(f"COPY user_key ({columns}) FROM STDIN") as copy:
             for number in range(count):
                 key_id = os.urandom(phi.KEY_ID_BYTES)
-                copy.write_row((key_id, model, 1, 0, bytes(32), bytes(32), 0, bytes(64), 10**9 + number))
+                copy.write_row((key_id, 1, model, 1, 0, bytes(32), bytes(32), 0, bytes(64), 10**9 + number))
                 if not number % 10_000:
                     bar.update(number)
         cursor.execute("ANALYZE user_key")

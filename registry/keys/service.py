@@ -367,7 +367,12 @@ def revocation_records(session: Session, registry: str) -> Generator[Record]:
 
 def screening(session: Session, model: Model) -> tuple[str, int]:
     """(q as text, most foreign images that any key of the model was screened against)."""
-    return Q_TEXT, max((network.foreign_images for network in generators.networks(session, model)), default=0)
+    return screened(generators.networks(session, model))
+
+
+def screened(networks: Sequence[NetworkVersion]) -> tuple[str, int]:
+    """:func:`screening` of a model with these networks."""
+    return Q_TEXT, max((network.foreign_images for network in networks), default=0)
 
 
 def _certificate(

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import hmac
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import insert, select, update
+from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.exc import IntegrityError as DuplicateError
 from sqlalchemy.orm import Session
 
@@ -132,25 +133,35 @@ def charge(session: Session, recent: RecentSketches, asked: Asked, named: int) -
 
     :class:`ThrottledError` where the budget does not allow it: the answer must then not be given.
     """
-    day = unix_now() // DAY_SECONDS
-    left = asked.limit - _locked(session, asked.scope, day)
-    actor_left = ACTOR_UNITS - _locked(session, asked.actor, day)
-    repeated = recent.holds_near(session, asked, unix_now() - DAY_SECONDS)
+    now = unix_now()
+    left = _left(asked, _locked(session, asked, now // DAY_SECONDS))
+    repeated = recent.holds_near(session, asked, now - DAY_SECONDS)
     units = price(asked, repeated)
-    if units > min(left, actor_left):
-        raise spent_up(units, min(left, actor_left))
+    if units > left:
+        raise _spent_up(units, left)
     units += NAMED * named
-    for scope in (asked.scope, asked.actor):
-        session.execute(
-            update(ResolveBudget)
-            .where(ResolveBudget.scope == scope, ResolveBudget.day == day)
-            .values(spent=ResolveBudget.spent + units)
-        )
+    session.execute(
+        update(ResolveBudget)
+        .where(*_payers(asked, now // DAY_SECONDS))
+        .values(spent=ResolveBudget.spent + units)
+        .execution_options(synchronize_session=False)
+    )
     return units, repeated
 
 
-def spent_up(units: int, left: int) -> ThrottledError:
-    """The refusal of a query of ``units`` units."""
+def require(session: Session, asked: Asked) -> None:
+    """:class:`ThrottledError` for a query that cannot be paid for in any case, before any work."""
+    left = _left(asked, _spent(session, asked, unix_now() // DAY_SECONDS))
+    if (units := price(asked, repeated=False)) > left:
+        raise _spent_up(units, left)
+
+
+def _left(asked: Asked, spent: Mapping[str, int]) -> int:
+    """Units that both payers can still give."""
+    return min(asked.limit - spent.get(asked.scope, 0), ACTOR_UNITS - spent.get(asked.actor, 0))
+
+
+def _spent_up(units: int, left: int) -> ThrottledError:
     return ThrottledError(
         f"this query costs {units} units and {max(left, 0)} are left today.",
         "Ask about several images of one source as a set, or go on tomorrow (UTC).",
@@ -167,19 +178,28 @@ def spent(session: Session, scope: str) -> int:
     ).scalar() or 0  # fmt: skip
 
 
-def _locked(session: Session, scope: str, day: int) -> int:
-    """Units spent; the row is this transaction's own until it ends."""
-    query = (
-        select(ResolveBudget.spent)
-        .where(ResolveBudget.scope == scope, ResolveBudget.day == day)
-        .with_for_update()
-    )
-    found = session.execute(query).scalar()
-    if found is None:
+def _payers(asked: Asked, day: int) -> tuple[ColumnElement[bool], ...]:
+    return ResolveBudget.scope.in_((asked.scope, asked.actor)), ResolveBudget.day == day
+
+
+def _spent(session: Session, asked: Asked, day: int, *, lock: bool = False) -> dict[str, int]:
+    """Units spent today, by scope; those who spent none may be missing."""
+    query = select(ResolveBudget.scope, ResolveBudget.spent).where(*_payers(asked, day))
+    if lock:  # always in the same order, so that two queries cannot wait for each other
+        query = query.order_by(ResolveBudget.scope).with_for_update()
+    return {row.scope: row.spent for row in session.execute(query)}
+
+
+def _locked(session: Session, asked: Asked, day: int) -> dict[str, int]:
+    """The same; the rows are this transaction's own until it ends."""
+    found = _spent(session, asked, day, lock=True)
+    missing = {asked.scope, asked.actor} - found.keys()
+    if not missing:
+        return found
+    for scope in sorted(missing):
         try:
             with session.begin_nested():
                 session.execute(insert(ResolveBudget).values(scope=scope, day=day, spent=0))
         except DuplicateError:  # somebody else made it first
             pass
-        found = session.execute(query).scalar_one()
-    return found
+    return _spent(session, asked, day, lock=True)

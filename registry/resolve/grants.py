@@ -91,12 +91,9 @@ def find_target(session: Session, organisation: int, reference: str) -> Target:
     :class:`NotFoundError` where there is none, or none for this organisation: the two look alike.
     """
     owner, _, model = reference.rpartition("/")
-    if not owner:
-        found = generators.get_model(session, model, organisation)
-        named = session.get_one(Organisation, organisation).name
-        return Target(found, named, None)
     name, _, version = model.partition("@")
-    query = targets(organisation).where(Organisation.name == owner, Model.name == name)
+    theirs = Organisation.name == owner if owner else Model.organisation_id == organisation
+    query = targets(organisation).where(theirs, Model.name == name)
     if version:
         query = query.where(Model.version == (int(version) if version.isdecimal() else 0))
     row = session.execute(query.order_by(Model.version.desc()).limit(1)).one_or_none()

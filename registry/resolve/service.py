@@ -35,7 +35,7 @@ from registry.accounts.permissions import Permission, Principal
 from registry.attribution.models import NetworkVersion
 from registry.copies.models import DeliveredCopy
 from registry.db import Database, unix_now
-from registry.errors import InputError, ThrottledError
+from registry.errors import InputError, StateError, ThrottledError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
@@ -150,13 +150,14 @@ def resolve(home: Home, principal: Principal, query: Query) -> Answer:
     state = _state(home)
     with home.database.read() as session:
         target = grants.find_target(session, principal.organisation, query.model)
-        network = _network(home, state, session, target.model, query.network)
+        installed = generators.networks(session, target.model)
+        network = _network(home, state, target.model, installed, query.network)
         tests = deciding.tests_of(network.spec, [image.readings for image in query.images])
         asked = _asked(home, state, principal, target, query)
         with _refusals_logged(home, target):
-            _require_budget(session, asked)
+            budgets.require(session, asked)
         table = state.tables.of(home, session, target.model)
-        q, foreign = keys.screening(session, target.model)
+        q, foreign = keys.screened(installed)
         size = ledger.size(session)
     found = deciding.attributed(table, tests, query.alpha / query.groups, 1.0 - foreign * float(q))
     with _refusals_logged(home, target):
@@ -240,17 +241,6 @@ def _refusals_logged(home: Home, target: Target) -> Iterator[None]:
         raise
 
 
-def _require_budget(session: Session, asked: Asked) -> None:
-    """Refuse before any work what cannot be paid for in any case."""
-    least = budgets.price(asked, repeated=False)
-    left = min(
-        asked.limit - budgets.spent(session, asked.scope),
-        budgets.ACTOR_UNITS - budgets.spent(session, asked.actor),
-    )
-    if least > left:
-        raise budgets.spent_up(least, left)
-
-
 def _asked(home: Home, state: _State, principal: Principal, target: Target, query: Query) -> Asked:
     readings = np.concatenate([np.asarray(image.readings, np.int64) for image in query.images])
     return Asked(
@@ -306,8 +296,8 @@ def _record(
             asked_at=unix_now(),
         )
         session.add(row)
-        session.flush()
         for user_key in found:
+            session.flush()
             key = session.get_one(UserKey, user_key)
             session.add(
                 ResolvedKey(
@@ -407,13 +397,21 @@ def _ledger_entry(session: Session, home: Home, key: UserKey, model: Model, size
     return LedgerEntry(key.ledger_index, checkpoint.size, True)
 
 
-def _network(home: Home, state: _State, session: Session, model: Model, digest: str) -> InstalledNetwork:
-    """The installed network that ``digest`` names; :class:`InputError` if the model has no such network."""
-    generators.newest_network(session, model)
-    for row in reversed(generators.networks(session, model)):
-        installed = _installed(home, state, row)
-        if digest in (installed.onnx, installed.package):
-            return installed
+def _network(
+    home: Home, state: _State, model: Model, installed: Sequence[NetworkVersion], digest: str
+) -> InstalledNetwork:
+    """The installed network that ``digest`` names.
+
+    :class:`InputError` if it names none of them, :class:`StateError` if there is none.
+    """
+    if not installed:
+        raise StateError(
+            f"model {model.label} has no attribution network yet.", "Its owner has to train one."
+        )
+    for row in reversed(installed):
+        network = _installed(home, state, row)
+        if digest in (network.onnx, network.package):
+            return network
     raise InputError(
         f"model {model.label} has no network {digest[:12]}.", "Get a fresh bundle, or see its networks."
     )

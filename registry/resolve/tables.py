@@ -57,15 +57,11 @@ class Keys:
 
     old: _Part
     recent: _Part
+    last: int = -1
+    """The ledger index of the newest."""
 
     def __len__(self) -> int:
         return len(self.old.ids) + len(self.recent.ids)
-
-    @property
-    def last(self) -> int:
-        """The id of the last key issued, 0 before the first."""
-        ids = self.recent.ids if len(self.recent.ids) else self.old.ids
-        return int(ids[-1]) if len(ids) else 0
 
     def user_key(self, row: int) -> int:
         """The id of the ``UserKey`` behind a row."""
@@ -110,9 +106,9 @@ class _Growing:
 
     def refreshed(self, home: Home, session: Session, model: Model) -> Keys:
         with self._lock:
-            ids, packed = _issued_after(home, session, model, self._keys.last)
+            ids, packed, last = _issued_after(home, session, model, self._keys.last)
             if len(ids):
-                self._keys = Keys(self._keys.old, self._keys.recent.joined(ids, packed))
+                self._keys = Keys(self._keys.old, self._keys.recent.joined(ids, packed), last)
             keys = self._keys
             index_now = len(keys.recent.ids) > RECENT and not self._indexing
             self._indexing |= index_now
@@ -125,25 +121,25 @@ class _Growing:
             with self._lock:
                 moved, recent = len(keys.recent.ids), self._keys.recent
                 rest = _Part.made(recent.ids[moved:], recent.packed[moved:])
-                self._keys = Keys(old, rest)
+                self._keys = Keys(old, rest, self._keys.last)
                 return self._keys
         finally:
             self._indexing = False
 
 
-def _issued_after(home: Home, session: Session, model: Model, last: int) -> tuple[_Ids, Packed]:
-    """Ids and bits of the keys with ids beyond ``last``.
+def _issued_after(home: Home, session: Session, model: Model, last: int) -> tuple[_Ids, Packed, int]:
+    """Ids and bits of the keys that come after ``last`` in the ledger, and the last one's index.
 
-    Ids grow in the order of commits, as whoever issues holds the ledger while he numbers his keys.
+    Whoever issues holds the ledger until his keys are committed, so none with a smaller index comes later.
     """
     query = (
-        select(UserKey.id, UserKey.key_id, UserKey.redraws)
-        .where(UserKey.model_id == model.id, UserKey.id > last)
-        .order_by(UserKey.id)
+        select(UserKey.id, UserKey.key_id, UserKey.redraws, UserKey.ledger_index)
+        .where(UserKey.model_id == model.id, UserKey.ledger_index > last)
+        .order_by(UserKey.ledger_index)
     )
-    rows = list(stream(session, query))
+    rows = list(stream(session, query) if last < 0 else session.execute(query))
     if not rows:
-        return np.zeros(0, np.int64), np.zeros((0, 0), np.uint8)
-    ids, key_ids, redraws = zip(*rows, strict=True)
+        return np.zeros(0, np.int64), np.zeros((0, 0), np.uint8), last
+    ids, key_ids, redraws, indices = zip(*rows, strict=True)
     secret = generators.model_secret(home.master, model)
-    return np.array(ids, np.int64), key_service.derive_table(secret, model, key_ids, redraws)
+    return np.array(ids, np.int64), key_service.derive_table(secret, model, key_ids, redraws), indices[-1]
