@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -58,8 +59,9 @@ def nginx_configuration(folder: Path, http: int, https: int, socket: Path) -> Pa
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "".join(f"    {kind}_temp_path {folder}/{kind};\n" for kind in kinds)
     configuration = folder / "nginx.conf"
+    user = "user root;\n" if os.geteuid() == 0 else ""  # pytest's folders are for their owner alone
     configuration.write_text(
-        f"daemon off;\npid {folder}/nginx.pid;\nerror_log {folder}/nginx-error.log;\n"
+        f"{user}daemon off;\npid {folder}/nginx.pid;\nerror_log {folder}/nginx-error.log;\n"
         "worker_processes 1;\nevents { worker_connections 256; }\n"
         f"http {{\n    default_type application/octet-stream;\n{temporary}"
         f"    access_log off;\n    include {folder}/hallmark.conf;\n}}\n"
