@@ -22,6 +22,7 @@ from registry.command_line import OUT, chosen_home, home_option, json_option, op
 from registry.copies.commands import downloads, link
 from registry.errors import InputError, RegistryError
 from registry.jobs.commands import job, worker
+from registry.key_commands import master_key, signing_key
 from registry.ledger.commands import ledger
 from registry.serving.commands import serve
 from registry.trust.commands import trust
@@ -562,6 +563,8 @@ cli.add_command(backup)
 cli.add_command(restore)
 cli.add_command(ledger)
 cli.add_command(trust)
+cli.add_command(master_key)
+cli.add_command(signing_key)
 cli.add_command(organisation)
 cli.add_command(person)
 cli.add_command(token)

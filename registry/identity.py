@@ -14,14 +14,15 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from registry.config import Settings
 from registry.db import Base, unix_now
+from registry.errors import StateError
 from registry.sealing import MasterKey
-from registry.signing_keys import KeySettings, KeyStore, key_store
+from registry.signing_keys import FolderKeys, KeySettings, KeyStore, SealedKeys, key_store
 from verifier import signing
 
 PURPOSE = "signing-key"
@@ -76,13 +77,37 @@ class Identity:
     @classmethod
     def load(cls, session: Session, keys: KeyStore) -> Identity:
         """Open the recorded key; :class:`IntegrityError` where the back end has another."""
-        row = session.execute(select(SigningKey).order_by(SigningKey.id.desc()).limit(1)).scalar_one()
+        row = _newest(session)
         return cls(keys.load(row.public_key, row.sealed), row.registry_id)
 
 
 def registry_keys(settings: Settings, master: MasterKey) -> KeyStore:
     """Where this registry's signing key is kept."""
     return key_store(KeySettings.of(settings, "registry"), PURPOSE, master)
+
+
+def sealed_key(session: Session, master: MasterKey) -> Ed25519PrivateKey:
+    """The signing key out of the database; :class:`StateError` where it is elsewhere."""
+    row = _newest(session)
+    return SealedKeys(master, PURPOSE).load(row.public_key, row.sealed)
+
+
+def move_key(session: Session, keys: KeyStore, master: MasterKey) -> None:
+    """Take the signing key out of the database: to the folder that the configuration now names, or, where a
+    program signs from now on, once that has proved to have it."""
+    if isinstance(keys, SealedKeys):
+        raise StateError(
+            "the configuration keeps the signing key in the database.", "Change [signing.registry] first."
+        )
+    private, row = sealed_key(session, master), _newest(session)
+    if isinstance(keys, FolderKeys):
+        keys.add(private)
+    keys.load(row.public_key, b"").sign(b"hallmark/move/v1")  # fails unless the key is there
+    row.sealed = b""
+
+
+def _newest(session: Session) -> SigningKey:
+    return session.execute(select(SigningKey).order_by(SigningKey.id.desc()).limit(1)).scalar_one()
 
 
 def signature_text(signature: bytes) -> str:

@@ -98,7 +98,9 @@ class SealedKeys:
         sealed = self.master.seal(private.private_bytes_raw(), self._purpose(_raw(private)))
         return private, sealed
 
-    def load(self, public: bytes, sealed: bytes) -> signing.Signer:
+    def load(self, public: bytes, sealed: bytes) -> Ed25519PrivateKey:
+        if not sealed:
+            raise StateError("the signing key is not in the database.", "Correct [signing] in config.toml.")
         private = Ed25519PrivateKey.from_private_bytes(self.master.open(sealed, self._purpose(public)))
         return _fitting(private, public)
 
@@ -115,9 +117,13 @@ class FolderKeys:
 
     def create(self) -> tuple[signing.Signer, bytes]:
         private = Ed25519PrivateKey.generate()
+        self.add(private)
+        return private, b""
+
+    def add(self, private: Ed25519PrivateKey) -> None:
+        """Write a key into the folder."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_key(self._path(_raw(private)), private, _passphrase())
-        return private, b""
 
     def load(self, public: bytes, sealed: bytes) -> signing.Signer:  # noqa: ARG002  (nothing is sealed)
         return _fitting(read_key(self._path(public), _passphrase()), public)

@@ -246,6 +246,37 @@ def countersign(receipt: str, key: str, copy: str | None) -> int:
     return 0
 
 
+@cli.command()
+@click.argument("proof", metavar="PROOF.json", type=click.Path())
+@click.option("--trust", required=True, metavar="ID", envvar="HALLMARK_TRUST", help="The registry you trust.")
+@click.option(
+    "--record", metavar="FILE", type=click.Path(), help="The signed record that is to be in the ledger."
+)
+@click.option("--seen", metavar="FILE", type=click.Path(), help="A checkpoint that you kept from earlier.")
+def proof(proof: str, trust: str, record: str | None, seen: str | None) -> int:
+    """Check a proof from a registry's ledger: that an entry is in it, or that it only grew.
+
+    PROOF.json comes from `registry ledger prove` or `consistency`, or from /api/v1/ledger. Growth is checked
+    from the checkpoint --seen.
+
+    Exit codes: 0 it holds, 2 bad input, 3 it does not hold, 4 internal error.
+    """
+    from verifier import proof as proofs
+
+    document = proofs.read(proof)
+    kept = None if seen is None else proofs.read_note(seen)
+    if isinstance(document, dict) and document.get("schema") == proofs.CONSISTENCY:
+        if kept is None or record is not None:
+            raise click.UsageError("a proof of growth needs --seen, and no --record.")
+        newest = proofs.check_consistency(document, trust, kept)
+        click.echo(f"The ledger of registry {trust} only grew, to {newest.size} entries.")
+        return 0
+    of = None if record is None else proofs.read(record)
+    index = proofs.check_inclusion(document, trust, of, kept)
+    click.echo(f"Entry {index} is in the ledger of registry {trust}.")
+    return 0
+
+
 def _passphrase() -> str:
     return str(click.prompt("Passphrase", hide_input=True, err=True, default="", show_default=False))
 

@@ -34,6 +34,14 @@ def read(path: Path | str) -> Any:
         raise InputError(f"{path}: no proof can be read there ({error}).") from None
 
 
+def read_note(path: Path | str) -> str:
+    """The checkpoint in the file at ``path``; :class:`InputError` where it cannot be read."""
+    try:
+        return Path(path).read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: no checkpoint can be read there ({error}).") from None
+
+
 def check_inclusion(
     document: Any, trust: str, record: signing.Document | None = None, seen: str | None = None
 ) -> int:
@@ -45,7 +53,7 @@ def check_inclusion(
     """
     key = _key(document, INCLUSION, trust)
     digest, index = _hex(document, "digest"), _field(document, "index", int)
-    if record is not None and signing.digest(record) != digest:
+    if record is not None and _digest(record) != digest:
         raise TrustError("the proof is of another record than this one.")
     head = _checkpoint(document, key, seen, trust)
     merkle.verify_inclusion(merkle.leaf_hash(digest), index, head.size, _path(document), head.root)
@@ -58,6 +66,13 @@ def check_consistency(document: Any, trust: str, seen: str) -> merkle.Checkpoint
     old, new = _open(seen, key, trust), _checkpoint(document, key, None, trust)
     merkle.verify_consistency(old.size, new.size, _path(document), old.root, new.root)
     return new
+
+
+def _digest(record: Any) -> bytes:
+    try:
+        return signing.digest(record)
+    except (TypeError, ValueError) as error:
+        raise TrustError(f"the record cannot be one that a registry signed: {error}.") from None
 
 
 def _checkpoint(document: Any, key: Ed25519PublicKey, seen: str | None, trust: str) -> merkle.Checkpoint:

@@ -70,21 +70,26 @@ def trust_init(root_keys: Sequence[Path], threshold: int, unencrypted: bool) -> 
     "--model", "add", multiple=True, metavar="NAME", help="Publish this model's network from now on."
 )
 @click.option("--withdraw", multiple=True, metavar="NAME", help="Publish this model's network no longer.")
+@click.option("--organisation", metavar="NAME", help="Whose models [default: the operator's].")
 @home_option
 @json_option
-def trust_publish(add: Sequence[str], withdraw: Sequence[str], as_json: bool) -> None:
+def trust_publish(
+    add: Sequence[str], withdraw: Sequence[str], organisation: str | None, as_json: bool
+) -> None:
     """Publish checkpoint, revocations and networks as they are now.
 
     Anybody can then fetch the networks of models named with --model, and search with them for images that
     carry no evidence (docs/threat-model.md): publish a model when verifiers outside need it.
     """
+    from registry.accounts import people
     from registry.generators import service as generators
     from registry.trust import service
 
     with opened() as home:
         with home.database.read() as session:
+            owner = people.organisation(session, organisation).id
             chosen, ended = (
-                [generators.get_model(session, name) for name in names] for names in (add, withdraw)
+                [generators.get_model(session, name, owner) for name in names] for names in (add, withdraw)
             )
         service.publish(home, chosen, ended)
         _report(home, as_json)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.factories import ledger_levels, signing_key, tile_reader
 from verifier import merkle, proof, signing
+from verifier.cli import cli
 from verifier.errors import InputError, TrustError
 
 KEY = signing_key()
@@ -101,3 +103,44 @@ def test_an_unreadable_file_is_named(tmp_path: Path, content: bytes | None) -> N
         path.write_bytes(content)
     with pytest.raises(InputError, match="no proof can be read"):
         proof.read(path)
+
+
+def test_the_command_says_what_holds(tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli, ["proof", *arguments])
+        return result.exit_code, result.output
+
+    for name, content in (
+        ("entry.json", json.dumps(inclusion())),
+        ("growth.json", json.dumps(consistency())),
+        ("record.json", json.dumps(RECORDS[7])),
+        ("other.json", json.dumps(RECORDS[8])),
+        ("float.json", "[1.5]"),
+        ("seen", checkpoint(100)),
+        ("rewritten", merkle.Checkpoint(f"hallmark/{TRUST}", 100, bytes(32)).sign(KEY)),
+    ):
+        (tmp_path / name).write_text(content)
+    entry, growth, record, other, broken, seen, rewritten = (
+        str(tmp_path / name)
+        for name in (
+            "entry.json",
+            "growth.json",
+            "record.json",
+            "other.json",
+            "float.json",
+            "seen",
+            "rewritten",
+        )
+    )
+    trust = ("--trust", TRUST)
+    assert run(entry, *trust) == (0, f"Entry 7 is in the ledger of registry {TRUST}.\n")
+    assert run(entry, *trust, "--record", record)[0] == 0
+    assert run(growth, *trust, "--seen", seen)[1].endswith("only grew, to 300 entries.\n")
+    for arguments in ((entry, *trust, "--record", other), (entry, *trust, "--record", broken)):
+        assert run(*arguments)[0] == 3
+    assert run(growth, *trust, "--seen", rewritten)[0] == 3
+    assert run(entry, "--trust", "00")[0] == 3
+    assert run(growth, *trust)[0] == 2
+    assert run(entry)[0] == 2
+    assert run(seen, *trust)[0] == 2
+    assert run(growth, *trust, "--seen", "none")[0] == 2
