@@ -17,6 +17,7 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from registry.accounts.permissions import Permission
 from registry.api import problems
 from registry.api.access import PUBLIC, SECURITY_SCHEMES, access_of, public
+from registry.api.repeats import HEADER
 
 DOCUMENT = "/api/openapi.json"
 _PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
@@ -82,6 +83,8 @@ def _complete(operation: dict[str, Any], access: Permission | str | None, named:
         statuses |= _WITH_BODY
     if named:
         statuses["404"] = "There is no such thing, or not for you"
+    if any(parameter.get("name") == HEADER for parameter in operation.get("parameters", ())):
+        statuses["409"] = f"This {HEADER} was used for another request"
     responses = operation["responses"]
     for status, description in statuses.items():
         if status == "422" or status not in responses:

@@ -162,9 +162,10 @@ class EventHeader(Described):
     """Where a stream that broke off goes on."""
 
     last_event_id: Annotated[
-        Annotated[str, StringConstraints(pattern=r"^[0-9]{1,15}$")] | None,
+        str,
+        StringConstraints(pattern=r"^[0-9]{0,15}$"),
         Field(alias="Last-Event-ID", description="The `id` of the last event seen."),
-    ] = None
+    ] = ""
 
 
 @jobs.get("", responses={200: JobPage})
@@ -255,7 +256,7 @@ def job_events(path: JobPath, query: EventQuery, header: EventHeader) -> Respons
     with home().database.read() as session:
         job = service.get_job(session, path.job_id, principal().organisation)
         over = job.state in service.ENDED and not service.lines(session, job, after, 1)
-    if over and header.last_event_id is not None:
+    if over and header.last_event_id:
         return Response(status=204)
     if not _streams.acquire(blocking=False):
         raise Problem(503, "too many streams are open.", "Try again in a moment.", {"Retry-After": "5"})

@@ -24,7 +24,7 @@ from registry.accounts import security
 from registry.accounts.models import Organisation
 from registry.accounts.permissions import Principal
 from registry.db import unix_now
-from registry.errors import InputError, NotFoundError, StateError
+from registry.errors import NotFoundError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
@@ -128,7 +128,7 @@ def create(
         if grantee is None:
             raise NotFoundError(f"there is no organisation {organisation}.", "Ask it how it is named here.")
         if grantee.id == principal.organisation:
-            raise InputError("your own organisation needs no grant.", "Its auditors may resolve already.")
+            raise StateError("your own organisation needs no grant.", "Its auditors may resolve already.")
         in_force = select(ResolveGrant.id).where(
             ResolveGrant.model_id == found.id, ResolveGrant.organisation_id == grantee.id, *_in_force()
         )

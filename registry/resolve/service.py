@@ -35,7 +35,7 @@ from registry.accounts.permissions import Permission, Principal
 from registry.attribution.models import NetworkVersion
 from registry.copies.models import DeliveredCopy
 from registry.db import Database, unix_now
-from registry.errors import InputError, StateError, ThrottledError
+from registry.errors import StateError, ThrottledError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
@@ -412,7 +412,7 @@ def _network(
         network = _installed(home, state, row)
         if digest in (network.onnx, network.package):
             return network
-    raise InputError(
+    raise StateError(
         f"model {model.label} has no network {digest[:12]}.", "Get a fresh bundle, or see its networks."
     )
 
