@@ -47,6 +47,8 @@ Label = Annotated[str, StringConstraints(pattern=r"^[!-~]([ -~]{0,78}[!-~])?$")]
 
 _CONFLICT: dict[str | int, Any] = {409: problem("It does not fit the account's present state")}
 
+_GUESSED: dict[str | int, Any] = {409: problem("The password is easily guessed")}
+
 
 class PasskeyReply(Reply):
     """A passkey."""
@@ -156,7 +158,7 @@ def show_account() -> dict[str, Any]:
         }
 
 
-@account_routes.put("/password", responses={204: None})
+@account_routes.put("/password", responses={204: None, **_GUESSED})
 @requires(Permission.WRITE_ACCOUNT)
 def change_password(body: PasswordChange) -> tuple[str, int]:
     """Change your password; everywhere else you are signed out."""
@@ -170,7 +172,9 @@ def change_password(body: PasswordChange) -> tuple[str, int]:
     return "", 204
 
 
-@account_routes.post("/invitation", responses={204: None, 401: problem("The invitation does not hold")})
+@account_routes.post(
+    "/invitation", responses={204: None, 401: problem("The invitation does not hold"), **_GUESSED}
+)
 @public
 def accept_invitation(body: Acceptance) -> tuple[str, int]:
     """Set the password of an account that you were invited to."""

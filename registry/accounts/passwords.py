@@ -13,7 +13,7 @@ import unicodedata
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from registry.errors import InputError
+from registry.errors import InputError, StateError
 
 SHORTEST, LONGEST = 12, 200
 """Characters. Length is what resists guessing (NIST SP 800-63B); composition rules are not imposed."""
@@ -23,14 +23,15 @@ _NOBODY = _hasher.hash("nobody has this password")
 
 
 def check_password(name: str, password: str) -> None:
-    """:class:`InputError` for a password of ``name`` that is too short, too long or easily guessed."""
+    """:class:`InputError` for a password that is too short or too long, :class:`StateError` for one that is
+    easily guessed of ``name``."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise InputError(
             f"the password has {len(password)} characters.", f"Choose {SHORTEST} to {LONGEST} of them."
         )
     lowered = password.lower()
     if len(set(lowered)) < 5 or lowered.replace(name.lower(), "").strip() == "":
-        raise InputError("the password is easily guessed.", "Choose several unrelated words.")
+        raise StateError("the password is easily guessed.", "Choose several unrelated words.")
 
 
 def hash_password(password: str) -> str:

@@ -95,7 +95,7 @@ class SignOut(Query):
     everywhere: bool = False
 
 
-@session_routes.get("", responses={200: SessionReply})
+@session_routes.get("", responses={200: SessionReply, 401: problem("The token does not hold")})
 @public
 def show_session() -> Response:
     """Who makes this request."""

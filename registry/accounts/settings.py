@@ -15,7 +15,7 @@ All of it is optional::
     [limits]
     storage = "redis://127.0.0.1:6379/1"    # HALLMARK_LIMITS_URL overrides it
     requests = "6000/minute"                # of one token or person; "" switches a limit off
-    strangers = "600/minute"                # of one address without credentials
+    strangers = "3000/minute"               # of one address without credentials
     sign_in = "20/minute; 200/hour"         # of one address
 
     [oidc.corporate]
@@ -67,7 +67,7 @@ class Limits:
 
     storage: str = "memory://"
     requests: str = "6000/minute"
-    strangers: str = "600/minute"
+    strangers: str = "3000/minute"
     sign_in: str = "20/minute; 200/hour"
 
 
@@ -107,6 +107,8 @@ def _url(settings: Settings) -> str | None:
     if not url:
         return None
     _require_https(url, "[server] url")
+    if urlsplit(url).path.strip("/"):
+        raise _wrong("[server] url", "give it without a path")
     return url.rstrip("/")
 
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import structlog
 from flask import Flask, Response, current_app, g, request
 from flask_openapi3 import SecurityScheme
+from sqlalchemy.exc import SQLAlchemyError
 
 from registry.accounts import security, sessions, tokens
 from registry.accounts.permissions import Permission, Principal
@@ -27,6 +29,9 @@ from registry.api.problems import Problem
 from registry.errors import ForbiddenError
 from registry.home import Home
 
+log = structlog.get_logger(__name__)
+
+Noted = TypeVar("Noted")
 View = TypeVar("View", bound=Callable[..., Any])
 
 PUBLIC = "public"
@@ -176,7 +181,7 @@ def _by_token(text: str) -> Principal:
             {"WWW-Authenticate": 'Bearer realm="hallmark", error="invalid_token"'},
         )
     if held.unnoted and held.principal.token is not None:
-        tokens.used(home(), held.principal.token)
+        _note(tokens.used, held.principal.token)
     return held.principal
 
 
@@ -202,5 +207,13 @@ def _by_session(secret: str, needed: Permission | str | None) -> Principal | Non
                 home(), Event.FORGED_REQUEST, actor=f"person {current.person.name}", path=request.path
             )
             raise Problem(403, str(error), error.hint) from None
-    sessions.seen(home(), current)
+    _note(sessions.seen, current)
     return current.principal
+
+
+def _note(use: Callable[[Home, Noted], None], what: Noted) -> None:
+    """Note that something is in use; a database that can only be read at present stops no reader."""
+    try:
+        use(home(), what)
+    except SQLAlchemyError as error:
+        log.warning("a use was not noted", error=type(error).__name__)

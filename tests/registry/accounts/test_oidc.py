@@ -254,6 +254,7 @@ def test_a_provider_that_is_away_or_another_is_named(
         ('[sign_in]\nidle_minutes = "long"', "idle_minutes"),
         ("[sign_in]\nlongest_hours = -1", "longest_hours"),
         ('[server]\nurl = "http://registry.example.org"', "https"),
+        ('[server]\nurl = "https://example.org/registry"', "without a path"),
         ('[limits]\nrequests = "many"', "is no limit"),
         ('[limits]\nstorage = "carrier-pigeon://"', "storage"),
         ("oidc = 3", "no table"),

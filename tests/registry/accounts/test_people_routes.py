@@ -68,7 +68,7 @@ def test_an_invitation_expires_and_is_replaced(sqlite_browser: Browser, sqlite_h
         assert sqlite_browser.send("POST", "/account/invitation", accept).status_code == 401
     third = sqlite_browser.send("POST", "/people/bob/invitation").get_json()["invitation"]
     weak = {"invitation": third, "password": "bobbobbobbob"}
-    assert sqlite_browser.send("POST", "/account/invitation", weak).status_code == 422
+    assert sqlite_browser.send("POST", "/account/invitation", weak).status_code == 409
     accept = {"invitation": third, "password": PASSWORD}
     assert sqlite_browser.send("POST", "/account/invitation", accept).status_code == 204
     sqlite_browser.send("PATCH", "/people/bob", {"disabled": True})
