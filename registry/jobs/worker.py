@@ -27,6 +27,7 @@ from registry.jobs.service import State
 STALE_SECONDS = 60.0
 """A worker that was not heard of for so long is taken for dead; it beats every second."""
 SWEEP_SECONDS = 1.0
+UPKEEP_SECONDS = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,26 @@ class Watch:
                 log.warning("worker vanished", job=job.job_id, attempt=job.attempts)
                 with home.database.write() as session:
                     service.give_up_on(session, job)
+
+
+class Upkeep:
+    """What keeps verifiers current while a worker runs: a trust root, once there is one, is looked after."""
+
+    def __init__(self, home: Home) -> None:
+        self._home, self._next = home, 0.0
+
+    def turn(self) -> None:
+        """Publish or refresh what is due, at most once in UPKEEP_SECONDS."""
+        from registry.trust import service as trust
+
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + UPKEEP_SECONDS
+        with self._home.database.read() as session:
+            if not trust.exists(session):
+                return
+        if done := trust.keep_current(self._home):
+            log.info("trust root kept current", done=done)
 
 
 class Worker(Consumer):  # type: ignore[misc]
@@ -92,10 +113,10 @@ class _Sweeper(BaseProcess):  # type: ignore[misc]
 
     def __init__(self, queue: Queue, watch: Watch, stop_flag: threading.Event) -> None:
         super().__init__(queue.huey, stop_flag)
-        self._queue, self._watch = queue, watch
+        self._queue, self._watch, self._upkeep = queue, watch, Upkeep(queue.home)
 
     def loop(self, now: Any = None) -> None:  # noqa: ARG002
-        for duty in (self._queue.deliver, lambda: self._watch.look(self._queue.home)):
+        for duty in (self._queue.deliver, lambda: self._watch.look(self._queue.home), self._upkeep.turn):
             try:
                 duty()
             except Exception as error:  # noqa: BLE001  (database or queue away: asked again in a second)

@@ -96,7 +96,7 @@ def trust_publish(
 
 
 @trust.command("refresh")
-@click.option("--if-due", is_flag=True, help="Do what is due, publishing included, or nothing: for a timer.")
+@click.option("--if-due", is_flag=True, help="Only do what is due, publishing included: for a timer.")
 @home_option
 @json_option
 def trust_refresh(if_due: bool, as_json: bool) -> None:
@@ -106,7 +106,7 @@ def trust_refresh(if_due: bool, as_json: bool) -> None:
     with opened() as home:
         if if_due:
             done = service.keep_current(home)
-            click.echo(f"The trust root was {done}." if done != "current" else "Nothing is due.", err=True)
+            click.echo(f"The trust root was {done}." if done else "Nothing is due.", err=True)
         else:
             service.refresh(home)
         _report(home, as_json)

@@ -3,7 +3,7 @@
     create(home, [root_key])                 # once; the root key then goes offline
     publish(home)                            # networks, revocations, checkpoint as they are now
     refresh(home)                            # the timestamp alone, before it expires
-    keep_current(home)                       # whichever of the two is due: for a periodic job
+    keep_current(home)                       # whichever of the two is due: every worker does so each minute
     rotate(home, "timestamp", [root_key])    # a new key, announced in the next root
 
 Targets are the members of bundles without keys, file by file, so that an update fetches what changed:
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +36,7 @@ from registry.keys import service as keys
 from registry.ledger import service as ledger
 from registry.trust.models import TrustMetadata, TrustModel, TrustTarget
 from registry.trust.repository import (
+    DAY_SECONDS,
     ONLINE,
     ROLES,
     ROOT,
@@ -52,6 +53,7 @@ from verifier import signing
 from verifier.archive import Archive
 from verifier.bundle import CHECKPOINT, REVOCATIONS, TRUST, Revocation, revocations_member, trust_member, utc
 
+HOUR_SECONDS = 3_600
 DUE = 3
 """Metadata is due to be signed again once less than a third of its validity is left."""
 
@@ -81,7 +83,7 @@ def create(
             f"{threshold} of {len(root_keys)} different root keys cannot sign.", "Add --root-key."
         )
     with home.database.write() as session:
-        if session.get(TrustMetadata, (ROOT, 1)) is not None:
+        if exists(session):
             raise StateError("this registry has a trust root already; nothing was changed.")
         draft = Draft(home, session, _time(now))
         draft.create(root_keys, threshold)
@@ -117,27 +119,33 @@ def refresh(home: Home, now: int | None = None) -> None:
 
 
 def keep_current(home: Home, now: int | None = None) -> str:
-    """Do what is due: ``"published"``, ``"refreshed"`` or ``"current"`` says what that was.
+    """Do what is due, as a worker does every minute: what that was, ``published``, ``refreshed`` or ``""``.
 
-    Publishes where entries were logged since or anything but the timestamp is due, else refreshes a
-    timestamp that is due.
+    A revocation is published at once, other records of the ledger within an hour, everything else (such as a
+    network that was trained again) within a day; a timestamp is refreshed before it expires.
     """
     time = _time(now)
     with home.database.read() as session:
-        root = newest_row(session, ROOT)
-        metadata = load(home, newest_row(session, TARGETS))
-        shown = metadata.signed.targets[CHECKPOINT].hashes["sha256"]
-        grown = shown != hashlib.sha256(ledger.checkpoint(session).encode()).hexdigest()
+        if newest_row(session, ROOT).expires_at <= time:
+            raise StateError("the root metadata has expired.", "Run `registry trust renew --root-key FILE`.")
+        row = newest_row(session, TARGETS)
+        shown = load(home, row).signed.targets
+        age = time - row.created_at
+        grown = _changed(shown, CHECKPOINT, ledger.checkpoint(session).encode())
+        revoked = _changed(shown, REVOCATIONS, _revocations(session))
         due = {role for role in ONLINE if _due(newest_row(session, role), time)}
-    if root.expires_at <= time:
-        raise StateError("the root metadata has expired.", "Run `registry trust renew --root-key FILE`.")
-    if grown or due - {TIMESTAMP}:
+    if revoked or (grown and age >= HOUR_SECONDS) or age >= DAY_SECONDS or due - {TIMESTAMP}:
         publish(home, now=now)
         return "published"
     if due:
         refresh(home, now=now)
         return "refreshed"
-    return "current"
+    return ""
+
+
+def exists(session: Session) -> bool:
+    """Whether this registry has a trust root."""
+    return session.get(TrustMetadata, (ROOT, 1)) is not None
 
 
 def rotate(home: Home, role: str, root_keys: Sequence[signing.Signer], now: int | None = None) -> None:
@@ -241,13 +249,18 @@ def _contents(home: Home, session: Session) -> Iterator[tuple[str, bytes | memor
     """Every target's path and content, as they are now."""
     yield TRUST, trust_member(home.identity.public)
     yield CHECKPOINT, ledger.checkpoint(session).encode()
-    revoked = keys.revocations(session, generators.models(session))
-    yield (
-        REVOCATIONS,
-        revocations_member([Revocation(row.key_id.hex(), utc(row.revoked_at), "") for row in revoked]),
-    )
+    yield REVOCATIONS, _revocations(session)
     for model in published_models(session):
         yield from _bundle(home, model)
+
+
+def _revocations(session: Session) -> bytes:
+    revoked = keys.revocations(session, generators.models(session))
+    return revocations_member([Revocation(row.key_id.hex(), utc(row.revoked_at), "") for row in revoked])
+
+
+def _changed(shown: Mapping[str, TargetFile], path: str, content: bytes) -> bool:
+    return shown[path].hashes["sha256"] != hashlib.sha256(content).hexdigest()
 
 
 def _bundle(home: Home, model: Model) -> Iterator[tuple[str, memoryview]]:

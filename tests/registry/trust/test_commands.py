@@ -10,10 +10,12 @@ from registry import cli
 from registry.config import HOME_VARIABLE
 from registry.errors import StateError
 from registry.home import Home
+from registry.jobs.worker import Upkeep
+from registry.keys.service import Issuer, revoke
 from registry.signing_keys import is_encrypted
 from registry.trust import service
 from registry.trust.commands import PASSPHRASE_VARIABLE
-from tests.registry.support import MODEL
+from tests.registry.support import MODEL, RECIPIENT
 from tests.registry.trust.clients import Verifier, served
 
 
@@ -62,24 +64,41 @@ def test_a_day_in_the_life_of_a_trust_root(
         assert cli.run(["trust", "refresh"]) == 0
         assert cli.run(["trust", "publish", "--withdraw", MODEL]) == 0
         verifier.update()
-        found = status(capsys)
-        assert verifier.versions() == {role: found[role]["version"] for role in service.ROLES}
-        assert found["root"]["version"] == 6
-        assert found["models"] == []
+        assert verifier.versions() == {row.role: row.version for row in service.status(sqlite_ready)}
+        assert verifier.versions()["root"] == 6
+    with sqlite_ready.database.read() as session:
+        assert service.published_models(session) == []
     assert cli.run(["trust", "rotate", "timestamp", "--root-key", root]) == 2, "the old root key has ended"
     assert "is no root key" in capsys.readouterr().err
 
 
 def test_what_is_due_is_done(root: str, sqlite_ready: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    hour, day = 3_600, 86_400
     assert cli.run(["trust", "refresh", "--if-due"]) == 0
     assert "Nothing is due" in capsys.readouterr().err
-    before = status(capsys)
-    assert cli.run(["recipient", "add", "bo@example.org"]) == 0
-    assert cli.run(["issue", "--model", MODEL, "--to", "bo@example.org"]) == 0
-    assert cli.run(["trust", "refresh", "--if-due"]) == 0
-    assert "was published" in capsys.readouterr().err
-    after = status(capsys)
-    assert after["targets"]["version"] == before["targets"]["version"] + 1
+    published = service.status(sqlite_ready)[1].created_at
+    key_id = Issuer.open(sqlite_ready, MODEL, RECIPIENT).issue(1)[0]["key_id"]
+    assert service.keep_current(sqlite_ready, published + hour - 1) == "", "records may wait for an hour"
+    assert service.keep_current(sqlite_ready, published + hour) == "published"
+    revoke(sqlite_ready, key_id, "leaked")
+    assert service.keep_current(sqlite_ready, published + hour) == "published", "revocations may not"
+    assert service.keep_current(sqlite_ready, published + hour) == ""
+    assert service.keep_current(sqlite_ready, published + hour + day) == "published"
+
+
+def test_a_worker_keeps_the_trust_root_current(
+    root: str, sqlite_ready: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = status(capsys)["targets"]["version"]
+    upkeep = Upkeep(sqlite_ready)
+    upkeep.turn()
+    assert status(capsys)["targets"]["version"] == before
+    key_id = Issuer.open(sqlite_ready, MODEL, RECIPIENT).issue(1)[0]["key_id"]
+    revoke(sqlite_ready, key_id, "leaked")
+    upkeep.turn()
+    assert status(capsys)["targets"]["version"] == before, "not more than once a minute"
+    Upkeep(sqlite_ready).turn()
+    assert status(capsys)["targets"]["version"] == before + 1
 
 
 def test_warnings_say_what_to_run(sqlite_ready: Home, root: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,8 +113,6 @@ def test_warnings_say_what_to_run(sqlite_ready: Home, root: str, capsys: pytest.
         warnings = {s.role: s.warning for s in service.status(sqlite_ready, published + int(days * day))}
         assert warnings[role] == said
     assert not any(s.warning for s in service.status(sqlite_ready))
-    assert service.keep_current(sqlite_ready, published + int(1.5 * day)) == "refreshed"
-    assert service.keep_current(sqlite_ready, published + 10 * day) == "published"
     with pytest.raises(StateError, match="root metadata has expired"):
         service.keep_current(sqlite_ready, published + 366 * day)
 
