@@ -22,7 +22,7 @@ from registry.errors import AuthenticationError, ForbiddenError
 
 
 def site() -> Site:
-    """The configured ``[server] url``, else what the request was sent to."""
+    """The configured ``[serving] url``, else what the request was sent to."""
     origin = account_settings().url or request.host_url.rstrip("/")
     return Site(origin=origin, host=urlsplit(origin).hostname or "")
 

@@ -5,8 +5,8 @@
 
 All of it is optional::
 
-    [server]
-    url = "https://registry.example.org"    # what browsers see; else taken from each request
+    [serving]
+    url = "https://registry.example.org"    # what browsers see, HALLMARK_URL; else as each request says
 
     [sign_in]
     idle_minutes = 60
@@ -38,6 +38,7 @@ from urllib.parse import urlsplit
 from registry.config import CONFIG_NAME, Settings
 from registry.errors import InputError
 
+URL_VARIABLE = "HALLMARK_URL"
 LIMITS_VARIABLE = "HALLMARK_LIMITS_URL"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -84,9 +85,10 @@ class AccountSettings:
     @classmethod
     def load(cls, settings: Settings, environment: Mapping[str, str] = os.environ) -> AccountSettings:
         """Read the home's configuration; :class:`InputError` names what cannot be understood."""
-        sign_in, limits = settings.table("sign_in"), settings.table("limits")
+        sign_in = _table(settings.table("sign_in"), "sign_in", ("idle_minutes", "longest_hours"))
+        limits = _table(settings.table("limits"), "limits", ("storage", "requests", "strangers", "sign_in"))
         return cls(
-            url=_url(settings),
+            url=_url(settings, environment),
             idle_seconds=60 * _value(sign_in, "sign_in", "idle_minutes", 60),
             longest_seconds=3600 * _value(sign_in, "sign_in", "longest_hours", 12),
             limits=Limits(
@@ -102,13 +104,13 @@ class AccountSettings:
         )
 
 
-def _url(settings: Settings) -> str | None:
-    url = _value(settings.table("server"), "server", "url", "")
+def _url(settings: Settings, environment: Mapping[str, str]) -> str | None:
+    url = environment.get(URL_VARIABLE) or _value(settings.table("serving"), "serving", "url", "")
     if not url:
         return None
-    _require_https(url, "[server] url")
+    _require_https(url, "[serving] url")
     if urlsplit(url).path.strip("/"):
-        raise _wrong("[server] url", "give it without a path")
+        raise _wrong("[serving] url", "give it without a path")
     return url.rstrip("/")
 
 
@@ -116,6 +118,7 @@ def _provider(name: str, table: Any, environment: Mapping[str, str]) -> Provider
     where = f"oidc.{name}"
     if not _PROVIDER.fullmatch(name) or not isinstance(table, dict):
         raise _wrong(f"[{where}]", "name a provider in lower-case letters, digits and hyphens")
+    _table(table, where, ("title", "issuer", "client_id", "client_secret", "link_verified_email"))
     issuer, client_id = (_value(table, where, key, "") for key in ("issuer", "client_id"))
     secret = _value(table, where, "client_secret", "environment")
     if secret == "environment":  # noqa: S105
@@ -133,9 +136,19 @@ def _provider(name: str, table: Any, environment: Mapping[str, str]) -> Provider
     )
 
 
+def _table(table: Mapping[str, Any], where: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+    """The table, unless it holds a name that nobody reads: a limit with a typing error would be none."""
+    for name in table:
+        if name not in known:
+            raise _wrong(f"[{where}] {name}", f"known are {', '.join(known)}")
+    return table
+
+
 def _value(table: Mapping[str, Any], where: str, key: str, default: Value) -> Value:
     found = table.get(key, default)
-    if type(found) is not type(default) or (isinstance(found, int) and found < 0):
+    if type(found) is not type(default) or (
+        isinstance(found, int) and not isinstance(found, bool) and found < 1
+    ):
         raise _wrong(f"[{where}] {key}", f"give a {type(default).__name__} such as {default!r}")
     return found
 
