@@ -5,9 +5,9 @@ ResolveRequest.model_validate_json(text).query()
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from registry.api.schemas import WHOLE, Body, Sha256, Text
 from registry.resolve import service
@@ -15,12 +15,7 @@ from registry.resolve import service
 SMALLEST_ALPHA = 1e-30
 
 
-def _whole(value: Any) -> Any:
-    """JSON has one kind of number: 1.0 is an integer."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Logit = Annotated[int, BeforeValidator(_whole), Field(ge=-1_000_000, le=1_000_000)]
+Logit = Annotated[int, Field(ge=-1_000_000, le=1_000_000), WHOLE]
 Logits = Annotated[list[Logit], Field(min_length=8, max_length=2000)]
 TargetLabel = Annotated[
     str,
