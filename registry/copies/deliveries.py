@@ -36,7 +36,7 @@ from registry.errors import IntegrityError, StateError
 from registry.generators import service as generators
 from registry.home import Home
 from registry.identity import signature_bytes, signature_text
-from registry.keys.models import UserKey
+from registry.keys.models import KeyRevocation, UserKey
 from registry.keys.service import IssuedKey
 from registry.ledger import service as ledger
 from registry.ledger.audit import Record
@@ -165,7 +165,7 @@ def send(
         download.state, download.active_at, download.ended_at = STARTED, now, None
         session.add(transfer)
         session.flush()
-    return Sending(home, key, copy, download.id, transfer.id, part, start, stop)
+    return Sending(home, key, copy, download.id, transfer.id, requester, part, start, stop)
 
 
 class Sending:
@@ -178,6 +178,7 @@ class Sending:
         copy: PreparedCopy,
         download: int,
         transfer: int,
+        requester: Requester,
         part: Part,
         start: int,
         stop: int,
@@ -185,7 +186,8 @@ class Sending:
         self._home, self._key, self._copy = home, key, copy
         self._download, self._transfer, self._part = download, transfer, part.name
         self._chunks = part.layout.chunks(home.storage, start, stop)
-        self._start, self._at, self._length = start, start, 0
+        self._start, self._stop, self._at, self._length = start, stop, start, 0
+        self._by_link = requester.link is not None
         self._beaten, self._ended = time.monotonic(), False
 
     def __iter__(self) -> Iterator[bytes]:
@@ -194,9 +196,10 @@ class Sending:
     def __next__(self) -> bytes:
         self._at, self._length = self._at + self._length, 0
         try:
-            if time.monotonic() - self._beaten > BEAT_SECONDS:
-                self._beat()
             chunk = next(self._chunks)
+            last = self._by_link and self._at + len(chunk) == self._stop
+            if last or time.monotonic() - self._beaten > BEAT_SECONDS:
+                self._beat(last)
         except BaseException:  # the end of the chunks, too
             self.close()
             raise
@@ -214,28 +217,46 @@ class Sending:
         except Exception as error:  # noqa: BLE001  (the response is over; the row still says that it began)
             log.error("a delivery could not be recorded", download=self._download, error=str(error))
 
-    def _beat(self) -> None:
-        """Record how far this is, and stop where the delivery is over."""
+    def _beat(self, last: bool) -> None:
+        """Record how far this is, and stop where the rest must not be sent.
+
+        Of two responses at once through one link only one gets to send its ``last`` chunk: it claims the end.
+        """
         self._beaten = time.monotonic()
         try:
             with self._home.database.write() as session:
                 download = _locked(session, self._download)
-                over = download.state == DELIVERED or _withdrawn(session, download)
+                over = self._is_over(session, download)
                 if not over:
-                    self._note(session, download)
+                    self._note(session, download, self._stop if last else self._at)
         except OperationalError as error:
             log.warning("the progress of a delivery was not recorded", error=str(error.orig))
             return
         if over:
             raise BrokenPipeError(errno.EPIPE, "this delivery is over")
 
-    def _note(self, session: Session, download: Download) -> None:
+    def _is_over(self, session: Session, download: Download) -> bool:
+        """Whether the rest must not be sent: to one who no longer may have it, or through a used link."""
+        if session.get(KeyRevocation, self._key.row.id) is not None:
+            return True
+        if download.link_id is None:
+            return False
+        if download.state == DELIVERED or session.get_one(DownloadLink, download.link_id).withdrawn_at:
+            return True
+        ending = (
+            other
+            for other in _transfers(session, download)
+            if other.id != self._transfer and other.part == self._part and other.claimed >= self._stop
+        )
+        return any(unix_now() - other.active_at <= DEAD_SECONDS for other in ending)
+
+    def _note(self, session: Session, download: Download, claimed: int) -> None:
         sent = Sent.load(download.sent)
         sent.add(self._part, self._start, self._at)
         download.sent, download.active_at = sent.dump(), unix_now()
         transfer = session.get(Transfer, self._transfer)
         if transfer is not None:
-            transfer.claimed, transfer.active_at = max(transfer.claimed, self._at), download.active_at
+            transfer.claimed, transfer.active_at = max(transfer.claimed, claimed), download.active_at
 
     def _end(self) -> None:
         intact = self._home.storage.marks(generators.template_name(self._key.model)) == self._copy.plan.marks
@@ -246,7 +267,7 @@ class Sending:
             if download.state == DELIVERED:
                 return
             if intact:
-                self._note(session, download)
+                self._note(session, download, self._at)
             self._close_transfer(session)
             _settle(session, self._home, self._key, download)
 
@@ -384,11 +405,6 @@ def _transfers(session: Session, download: Download) -> Sequence[Transfer]:
 
 def _locked(session: Session, download: int) -> Download:
     return session.execute(select(Download).where(Download.id == download).with_for_update()).scalar_one()
-
-
-def _withdrawn(session: Session, download: Download) -> bool:
-    link = None if download.link_id is None else session.get_one(DownloadLink, download.link_id)
-    return link is not None and link.withdrawn_at is not None
 
 
 def _settle(session: Session, home: Home, key: IssuedKey, download: Download) -> None:

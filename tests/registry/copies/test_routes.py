@@ -372,3 +372,50 @@ def test_a_template_that_changed_is_noticed_before_and_while_it_is_sent(sqlite_r
     alter()
     assert issuer.get(url).status_code == 500
     assert len(downloads(issuer)) == 1
+
+
+def test_of_two_downloads_at_once_through_a_link_one_completes(ready: Home, app: Api, issuer: Client) -> None:
+    copy_id = issue(ready)
+    path = issuer.post(f"/copies/{copy_id}/links", json={}).json["url"].removeprefix("http://localhost")  # type: ignore[index]
+    url = f"{path}/archive"
+    first, second = (app.test_client().get(url) for _ in range(2))
+    bodies = [iter(first.response), iter(second.response)]
+    size = first.content_length
+    got = [b"", b""]
+    with pytest.raises(BrokenPipeError):
+        while True:
+            for i in (0, 1):
+                got[i] += next(bodies[i])
+    for i in (0, 1):
+        got[i] += b"".join(bodies[i])
+    first.close()
+    second.close()
+    assert sorted(len(part) == size for part in got) == [False, True]
+    assert app.test_client().get(url).status_code == 410
+    assert [d["state"] for d in downloads(issuer)] == ["delivered"]
+
+
+def test_a_download_stops_when_its_copy_is_revoked_or_its_link_withdrawn(
+    sqlite_ready: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(sqlite_ready)
+    issuer = client(app, sqlite_ready, Role.ISSUER)
+    monkeypatch.setattr(deliveries, "BEAT_SECONDS", -1)
+    copy_id = issue(sqlite_ready)
+    made = issuer.post(f"/copies/{copy_id}/links", json={}).json
+    assert made is not None
+    by_link = app.test_client().get(made["url"].removeprefix("http://localhost") + "/archive")
+    by_token = issuer.get(f"/copies/{copy_id}/archive")
+    link_body, token_body = iter(by_link.response), iter(by_token.response)
+    assert next(link_body)
+    assert next(token_body)
+    issuer.request("DELETE", f"/copies/{copy_id}/links/{made['link_id']}")
+    with pytest.raises(BrokenPipeError):
+        list(link_body)
+    assert next(token_body)
+    revoke(sqlite_ready, copy_id, "leaked")
+    with pytest.raises(BrokenPipeError):
+        list(token_body)
+    by_link.close()
+    by_token.close()
+    assert {d["state"] for d in downloads(issuer)} == {"aborted"}
