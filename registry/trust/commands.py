@@ -71,10 +71,17 @@ def trust_init(root_keys: Sequence[Path], threshold: int, unencrypted: bool) -> 
 )
 @click.option("--withdraw", multiple=True, metavar="NAME", help="Publish this model's network no longer.")
 @click.option("--organisation", metavar="NAME", help="Whose models [default: the operator's].")
+@click.option(
+    "--beyond",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    metavar="VERSION",
+    help="After a restore: the highest version that verifiers may have seen.",
+)
 @home_option
 @json_option
 def trust_publish(
-    add: Sequence[str], withdraw: Sequence[str], organisation: str | None, as_json: bool
+    add: Sequence[str], withdraw: Sequence[str], organisation: str | None, beyond: int, as_json: bool
 ) -> None:
     """Publish checkpoint, revocations and networks as they are now.
 
@@ -91,7 +98,7 @@ def trust_publish(
             chosen, ended = (
                 [generators.get_model(session, name, owner) for name in names] for names in (add, withdraw)
             )
-        service.publish(home, chosen, ended)
+        service.publish(home, chosen, ended, beyond=beyond)
         _report(home, as_json)
 
 

@@ -9,7 +9,7 @@ from registry.db import Base
 
 
 class TrustKey(Base):
-    """A key of an online role; the private half only as ``sealed`` bytes, none where it is elsewhere."""
+    """A key of an online role; ``sealed`` is its private half, empty where it is elsewhere or retired."""
 
     __tablename__ = "trust_key"
 

@@ -69,21 +69,21 @@ class Policy:
 
 
 class Draft:
-    """The repository as one transaction sees and extends it."""
+    """The repository as one transaction sees and extends it; new versions lie above ``beyond``."""
 
-    def __init__(self, home: Home, session: Session, now: int) -> None:
-        self._home, self._session, self.now = home, session, now
+    def __init__(self, home: Home, session: Session, now: int, beyond: int = 0) -> None:
+        self._home, self._session, self.now, self.beyond = home, session, now, beyond
         self._policy = Policy.of(home)
 
     @classmethod
-    def open(cls, home: Home, session: Session, now: int) -> Draft:
+    def open(cls, home: Home, session: Session, now: int, beyond: int = 0) -> Draft:
         """Lock the repository for this transaction; :class:`StateError` where there is none yet."""
         first = select(TrustMetadata).where(TrustMetadata.role == ROOT, TrustMetadata.version == 1)
         if session.execute(first.with_for_update()).scalar_one_or_none() is None:
             raise StateError(
                 "this registry has no trust root yet.", "Run `registry trust init --root-key FILE`."
             )
-        return cls(home, session, now)
+        return cls(home, session, now, beyond)
 
     def newest(self, role: str) -> AnyMetadata:
         """The metadata of a role that is in force."""
@@ -105,7 +105,7 @@ class Draft:
     def new_key(self, role: str) -> signing.Signer:
         """Take a new key for an online role and retire the one before."""
         for row in self._session.execute(_keys_in_use(role)).scalars():
-            row.retired_at = self.now
+            row.retired_at, row.sealed = self.now, b""
         signer, sealed = self._store(role).create()
         public = signing.public_bytes(signer.public_key())
         if self._session.execute(select(TrustKey.id).where(TrustKey.public_key == public)).first():
@@ -130,7 +130,7 @@ class Draft:
     def sign_again(self, role: str, targets: Mapping[str, TargetFile] | None = None) -> None:
         """The next version of an online role, and of those that name it."""
         metadata = self.newest(role)
-        metadata.signed.version += 1
+        metadata.signed.version = max(metadata.signed.version, self.beyond) + 1
         metadata.signed.expires = self._expires(role)
         metadata.signatures.clear()
         if targets is not None:

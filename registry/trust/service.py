@@ -91,15 +91,20 @@ def create(
 
 
 def publish(
-    home: Home, add: Iterable[Model] = (), withdraw: Iterable[Model] = (), now: int | None = None
+    home: Home,
+    add: Iterable[Model] = (),
+    withdraw: Iterable[Model] = (),
+    *,
+    beyond: int = 0,
+    now: int | None = None,
 ) -> None:
     """Publish the present checkpoint, revocations and networks under new metadata.
 
     Models of ``add`` are published from now on, those of ``withdraw`` no longer (who fetched their networks
-    keeps them).
+    keeps them). After a restore, versions above ``beyond``, the highest that verifiers have seen, are needed.
     """
     with home.database.write() as session:
-        draft = Draft.open(home, session, _time(now))
+        draft = Draft.open(home, session, _time(now), beyond)
         for model in add:
             generators.newest_network(session, model)  # says what to do where there is none yet
             session.merge(TrustModel(model_id=model.id, added_at=_time(now)))

@@ -67,6 +67,10 @@ class Verifier:
         self._folder, self._url, self._root = folder, url, root
         (folder / "targets").mkdir(parents=True)
 
+    def move(self, url: str) -> None:
+        """Look for the registry elsewhere from now on."""
+        self._url = url
+
     def update(self) -> Updater:
         """Fetch what is new; raises what python-tuf raises."""
         updater = Updater(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
+from sqlalchemy import select
 from tuf.api.exceptions import (
     BadVersionNumberError,
     DownloadError,
@@ -23,13 +25,14 @@ from tuf.api.exceptions import (
 from tuf.api.metadata import Metadata
 
 from registry.db import unix_now
+from registry.errors import InputError, StateError
 from registry.generators import service as generators
 from registry.home import Home
 from registry.keys import service as keys
 from registry.trust import service
+from registry.trust.models import TrustKey
 from tests.registry.support import MODEL, RECIPIENT
 from tests.registry.trust.clients import Between, Verifier, served
-from verifier import signing
 from verifier.archive import ArchiveWriter
 from verifier.bundle import Bundle
 from verifier.merkle import Checkpoint
@@ -164,7 +167,7 @@ def test_the_root_key_is_replaced_and_the_old_one_ends(world: World) -> None:
     service.rotate(world.home, "timestamp", [fresh])
     world.verifier.update()
     assert world.verifier.versions()["root"] == 3
-    with pytest.raises(Exception, match="no root key"):
+    with pytest.raises(InputError, match="no root key"):
         service.rotate(world.home, "timestamp", [world.root_key])
     assert world.verifier.versions()["root"] == 3
     world.another_verifier().update()
@@ -193,6 +196,44 @@ def test_a_rollback_is_refused(world: World) -> None:
         with pytest.raises(BadVersionNumberError):
             world.verifier.update()
     old.close()
+
+
+def test_after_a_restore_versions_go_on_above_what_was_seen(world: World) -> None:
+    restored = Path(shutil.copytree(world.home.settings.home, world.folder / "restored"))
+    for _ in range(3):
+        service.publish(world.home)
+    world.verifier.update()
+    seen = world.verifier.versions()["timestamp"]
+    old = Home.open(restored)
+    service.publish(old, beyond=seen)
+    with served(old) as (url, _):
+        world.verifier.move(url)
+        world.verifier.update()
+    assert world.verifier.versions() == dict.fromkeys(("timestamp", "snapshot", "targets"), seen + 1) | {
+        "root": 1
+    }
+    old.close()
+
+
+def test_publishers_at_the_same_time_follow_each_other(home: Home, root_key: Ed25519PrivateKey) -> None:
+    service.create(home, [root_key])
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit((service.publish, service.refresh)[i % 2], home) for i in range(8)]:
+            future.result()
+    found = {row.role: row.version for row in service.status(home)}
+    assert found == {"root": 1, "targets": 2 + 4, "snapshot": 2 + 4, "timestamp": 2 + 8}
+
+
+def test_a_failed_rotation_changes_nothing(home: Home, root_key: Ed25519PrivateKey) -> None:
+    service.create(home, [root_key])
+    before = service.status(home)
+    with pytest.raises(InputError, match="no root key"):
+        service.rotate(home, "targets", [Ed25519PrivateKey.generate()])
+    assert service.status(home) == before
+    service.rotate(home, "targets", [root_key])
+    with home.database.read() as session:
+        ended = session.execute(select(TrustKey).where(TrustKey.retired_at.is_not(None))).scalars().all()
+    assert [(row.role, row.sealed) for row in ended] == [("targets", b"")]
 
 
 def test_a_freeze_is_noticed(sqlite_ready: Home, root_key: Ed25519PrivateKey, tmp_path: Path) -> None:
@@ -258,7 +299,7 @@ def test_an_altered_target_is_refused(world: World) -> None:
 def test_two_of_three_root_keys(sqlite_ready: Home, tmp_path: Path) -> None:
     first, second, third = (Ed25519PrivateKey.generate() for _ in range(3))
     service.create(sqlite_ready, [first, second, third], threshold=2)
-    with pytest.raises(Exception, match="asks for 2 of its 3 keys; 1 signed"):
+    with pytest.raises(StateError, match="asks for 2 of its 3 keys; 1 signed"):
         service.rotate(sqlite_ready, "snapshot", [first])
     service.rotate(sqlite_ready, "snapshot", [first, third])
     lost = next(iter(key_ids(sqlite_ready, "root") - {service.public_key(k).keyid for k in (first, third)}))
@@ -269,4 +310,3 @@ def test_two_of_three_root_keys(sqlite_ready: Home, tmp_path: Path) -> None:
         verifier.update()
         assert verifier.versions()["root"] == 3
     assert len(key_ids(sqlite_ready, "root")) == 3
-    assert signing.registry_id(second.public_key())
