@@ -38,6 +38,9 @@ reading and part, so parts are large."""
 BATCH = 8
 """From so many readings on, unpacking the keys for a matrix product is cheaper than look-ups."""
 
+FEW = 1 << 12
+"""Up to so many keys, unpacking them for one reading is cheaper than making its look-up tables."""
+
 INDEXED_BITS = 1024
 """Longest key that is indexed: 256 tables of entries up to 255 still sum to a 16-bit number."""
 
@@ -69,6 +72,8 @@ class KeyTable:
     def scores(self, logits: Logits) -> NDArray[np.int32]:
         """``<L, phi>`` of every key, shape (n,), for one reading of integer ``logits`` (k,)."""
         logits = self._checked(logits)
+        if len(self) <= FEW:
+            return np.asarray(phi.unpack(self._packed).astype(np.int32) @ logits, np.int32)
         scores = np.zeros(len(self), np.int32)
         wide = self._packed.shape[1] // 2
         words = self._packed[:, : 2 * wide].view("<u2")

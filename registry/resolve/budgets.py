@@ -14,10 +14,11 @@ import hmac
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import BigInteger, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError as DuplicateError
 from sqlalchemy.orm import Session
 
@@ -98,19 +99,10 @@ class RecentSketches:
 
         Call it while the scope's budget is locked: queries of one scope are then logged one by one.
         """
-        query = (
-            select(Resolution.id, Resolution.asked_at, Resolution.sketches)
-            .where(
-                Resolution.scope == asked.scope,
-                Resolution.model_id == asked.model,
-                Resolution.id > self.last,
-                Resolution.asked_at >= since,
-            )
-            .order_by(Resolution.id)
-        )
+        unread = {"payer": asked.scope, "model": asked.model, "last": self.last, "since": since}
         known = self.asked_at >= since
         times, parts = [self.asked_at[known]], [self.sketches[known]]
-        for number, at, stored in session.execute(query):
+        for number, at, stored in session.execute(_LOGGED, unread):
             new = np.frombuffer(stored, np.uint8).reshape(-1, SKETCH_BITS // 8)
             times.append(np.full(len(new), at, np.int64))
             parts.append(new)
@@ -140,12 +132,7 @@ def charge(session: Session, recent: RecentSketches, asked: Asked, named: int) -
     if units > left:
         raise _spent_up(units, left)
     units += NAMED * named
-    session.execute(
-        update(ResolveBudget)
-        .where(*_payers(asked, now // DAY_SECONDS))
-        .values(spent=ResolveBudget.spent + units)
-        .execution_options(synchronize_session=False)
-    )
+    session.execute(_SPEND, {**_payers(asked, now // DAY_SECONDS), "units": units})
     return units, repeated
 
 
@@ -178,16 +165,39 @@ def spent(session: Session, scope: str) -> int:
     ).scalar() or 0  # fmt: skip
 
 
-def _payers(asked: Asked, day: int) -> tuple[ColumnElement[bool], ...]:
-    return ResolveBudget.scope.in_((asked.scope, asked.actor)), ResolveBudget.day == day
+def _payers(asked: Asked, day: int) -> dict[str, Any]:
+    return {"payers": (asked.scope, asked.actor), "today": day}
+
+
+# Built once: every query runs them.
+_PAID_BY = (
+    ResolveBudget.scope.in_(bindparam("payers", expanding=True)),
+    ResolveBudget.day == bindparam("today"),
+)
+_SPENT = select(ResolveBudget.scope, ResolveBudget.spent).where(*_PAID_BY)
+_LOCK = _SPENT.order_by(ResolveBudget.scope).with_for_update()  # in one order, so that none waits for another
+_SPEND = (
+    update(ResolveBudget)
+    .where(*_PAID_BY)
+    .values(spent=ResolveBudget.spent + bindparam("units", type_=BigInteger))
+    .execution_options(synchronize_session=False)
+)
+_LOGGED = (
+    select(Resolution.id, Resolution.asked_at, Resolution.sketches)
+    .where(
+        Resolution.scope == bindparam("payer"),
+        Resolution.model_id == bindparam("model"),
+        Resolution.id > bindparam("last"),
+        Resolution.asked_at >= bindparam("since"),
+    )
+    .order_by(Resolution.id)
+)
 
 
 def _spent(session: Session, asked: Asked, day: int, *, lock: bool = False) -> dict[str, int]:
     """Units spent today, by scope; those who spent none may be missing."""
-    query = select(ResolveBudget.scope, ResolveBudget.spent).where(*_payers(asked, day))
-    if lock:  # always in the same order, so that two queries cannot wait for each other
-        query = query.order_by(ResolveBudget.scope).with_for_update()
-    return {row.scope: row.spent for row in session.execute(query)}
+    rows = session.execute(_LOCK if lock else _SPENT, _payers(asked, day))
+    return {row.scope: row.spent for row in rows}
 
 
 def _locked(session: Session, asked: Asked, day: int) -> dict[str, int]:

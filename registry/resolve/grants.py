@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Select, String, and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from registry.accounts import security
@@ -74,15 +74,47 @@ class Target:
 
 def targets(organisation: int) -> Select[Model, str, ResolveGrant]:
     """The models that an organisation may resolve on, its own and granted ones, with owner and grant."""
-    granted = and_(
-        ResolveGrant.model_id == Model.id, ResolveGrant.organisation_id == organisation, *_in_force()
-    )
+    return _TARGETS.params(organisation=organisation, now=unix_now())
+
+
+def _in_force(now: int | ColumnElement[int]) -> Sequence[ColumnElement[bool]]:
     return (
-        select(Model, Organisation.name, ResolveGrant)
-        .join(Organisation, Organisation.id == Model.organisation_id)
-        .outerjoin(ResolveGrant, granted)
-        .where(or_(Model.organisation_id == organisation, ResolveGrant.id.is_not(None)))
+        ResolveGrant.withdrawn_at.is_(None),
+        or_(ResolveGrant.expires_at.is_(None), ResolveGrant.expires_at > now),
     )
+
+
+def _asker() -> ColumnElement[int]:
+    return bindparam("organisation", type_=BigInteger)
+
+
+# Built once: every query asks for its target.
+_TARGETS = (
+    select(Model, Organisation.name, ResolveGrant)
+    .join(Organisation, Organisation.id == Model.organisation_id)
+    .outerjoin(
+        ResolveGrant,
+        and_(
+            ResolveGrant.model_id == Model.id,
+            ResolveGrant.organisation_id == _asker(),
+            *_in_force(bindparam("now", type_=BigInteger)),
+        ),
+    )
+    .where(or_(Model.organisation_id == _asker(), ResolveGrant.id.is_not(None)))
+)
+_NAMED = (
+    _TARGETS.where(
+        Model.name == bindparam("name", type_=String),
+        or_(
+            Model.version == bindparam("version", type_=BigInteger),
+            bindparam("version", type_=BigInteger) == 0,
+        ),
+    )
+    .order_by(Model.version.desc())
+    .limit(1)
+)
+_OWN_NAMED = _NAMED.where(Model.organisation_id == _asker())
+_OWNERS_NAMED = _NAMED.where(Organisation.name == bindparam("owner", type_=String))
 
 
 def find_target(session: Session, organisation: int, reference: str) -> Target:
@@ -92,11 +124,13 @@ def find_target(session: Session, organisation: int, reference: str) -> Target:
     """
     owner, _, model = reference.rpartition("/")
     name, _, version = model.partition("@")
-    theirs = Organisation.name == owner if owner else Model.organisation_id == organisation
-    query = targets(organisation).where(theirs, Model.name == name)
+    wanted: dict[str, Any] = {"organisation": organisation, "now": unix_now(), "name": name, "version": 0}
     if version:
-        query = query.where(Model.version == (int(version) if version.isdecimal() else 0))
-    row = session.execute(query.order_by(Model.version.desc()).limit(1)).one_or_none()
+        wanted["version"] = int(version) if version.isdecimal() else -1
+    query = _OWN_NAMED
+    if owner:
+        query, wanted["owner"] = _OWNERS_NAMED, owner
+    row = session.execute(query, wanted).one_or_none()
     if row is None:
         raise NotFoundError(
             f"no model {reference} is open to you.", "See the list of models that you may resolve on."
@@ -130,7 +164,7 @@ def create(
         if grantee.id == principal.organisation:
             raise StateError("your own organisation needs no grant.", "Its auditors may resolve already.")
         in_force = select(ResolveGrant.id).where(
-            ResolveGrant.model_id == found.id, ResolveGrant.organisation_id == grantee.id, *_in_force()
+            ResolveGrant.model_id == found.id, ResolveGrant.organisation_id == grantee.id, *_in_force(now)
         )
         if session.execute(in_force).first() is not None:
             raise StateError(
@@ -193,13 +227,6 @@ def describe(grant: ResolveGrant, model: Model, organisation: str) -> dict[str, 
         "expires_at": None if grant.expires_at is None else utc(grant.expires_at),
         "withdrawn_at": None if grant.withdrawn_at is None else utc(grant.withdrawn_at),
     }
-
-
-def _in_force() -> Sequence[Any]:
-    return (
-        ResolveGrant.withdrawn_at.is_(None),
-        or_(ResolveGrant.expires_at.is_(None), ResolveGrant.expires_at > unix_now()),
-    )
 
 
 def _purpose(grant_id: str) -> str:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from registry.db import stream
+from registry.db import STREAM_ROWS
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
@@ -127,17 +127,21 @@ class _Growing:
             self._indexing = False
 
 
+# Built once: every query asks for what is new.
+_ISSUED = (
+    select(UserKey.id, UserKey.key_id, UserKey.redraws, UserKey.ledger_index)
+    .where(UserKey.model_id == bindparam("model"), UserKey.ledger_index > bindparam("last"))
+    .order_by(UserKey.ledger_index)
+)
+
+
 def _issued_after(home: Home, session: Session, model: Model, last: int) -> tuple[_Ids, Packed, int]:
     """Ids and bits of the keys that come after ``last`` in the ledger, and the last one's index.
 
     Whoever issues holds the ledger until his keys are committed, so none with a smaller index comes later.
     """
-    query = (
-        select(UserKey.id, UserKey.key_id, UserKey.redraws, UserKey.ledger_index)
-        .where(UserKey.model_id == model.id, UserKey.ledger_index > last)
-        .order_by(UserKey.ledger_index)
-    )
-    rows = list(stream(session, query) if last < 0 else session.execute(query))
+    many = {"yield_per": STREAM_ROWS} if last < 0 else {}
+    rows = session.execute(_ISSUED, {"model": model.id, "last": last}, execution_options=many).fetchall()
     if not rows:
         return np.zeros(0, np.int64), np.zeros((0, 0), np.uint8), last
     ids, key_ids, redraws, indices = zip(*rows, strict=True)

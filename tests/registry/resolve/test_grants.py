@@ -95,7 +95,7 @@ def test_grants_are_their_givers_business(ready: Home) -> None:
     assert other.request("DELETE", f"/grants/{made['id']}").status_code == 404
     assert other.post("/grants", {"model": MODEL, "organisation": "default"}).status_code == 404
     assert admin.post("/grants", {"model": MODEL, "organisation": "nobody"}).status_code == 404
-    assert admin.post("/grants", {"model": MODEL, "organisation": "default"}).status_code == 422
+    assert admin.post("/grants", {"model": MODEL, "organisation": "default"}).status_code == 409
     assert caller(ready, app).post("/grants", {"model": MODEL, "organisation": AUDITORS}).status_code == 403
     with ready.database.read() as session:
         kinds = list(session.execute(select(SecurityEvent.kind)).scalars())
