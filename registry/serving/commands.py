@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 
 import click
@@ -52,10 +53,15 @@ def serve(
     operations = Operations.load(home.settings)
     home.close()
     observability.configure()
-    with tempfile.TemporaryDirectory(prefix="hallmark-metrics-") as counts:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts  # before the counters are made
+    # Worker processes are forks that end inside this very call: only the first process may clean up.
+    own, counts = os.getpid(), tempfile.mkdtemp(prefix="hallmark-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts  # before the counters are made
+    try:
         from registry.serving.server import Options, Server
 
         at_once = jobs if jobs is not None else int(operations.redis_url is None)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         Server(folder, Options(bind or (address,), workers, threads, grace, at_once)).run()
+    finally:
+        if os.getpid() == own:
+            shutil.rmtree(counts, ignore_errors=True)
