@@ -24,14 +24,17 @@ from tuf.api.exceptions import (
 )
 from tuf.api.metadata import Metadata
 
+from registry import storage
+from registry.config import STORAGE_VARIABLE
 from registry.db import unix_now
-from registry.errors import InputError, StateError
+from registry.errors import InputError, StateError, UnavailableError
 from registry.generators import service as generators
 from registry.home import Home
 from registry.keys import service as keys
 from registry.trust import service
 from registry.trust.models import TrustKey
-from tests.registry.support import MODEL, RECIPIENT
+from tests.registry.object_store import ObjectStore
+from tests.registry.support import MODEL, RECIPIENT, TinyModel, register
 from tests.registry.trust.clients import Between, Verifier, served
 from verifier.archive import ArchiveWriter
 from verifier.bundle import Bundle
@@ -125,6 +128,35 @@ def test_the_targets_of_a_model_are_its_bundle(world: World) -> None:
 def targets(verifier: Verifier) -> list[str]:
     verifier.update()
     return sorted(verifier.update()._trusted_set.targets.targets)
+
+
+def test_a_trust_root_in_an_object_store(
+    s3: ObjectStore,
+    tiny: TinyModel,
+    root_key: Ed25519PrivateKey,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(STORAGE_VARIABLE, s3.bucket())
+    monkeypatch.setattr(storage, "TRIES", 1)
+    Home.create(tmp_path / "home")
+    home = register(Home.open(tmp_path / "home"), tiny)
+    service.create(home, [root_key])
+    with served(home) as (url, _):
+        verifier = Verifier(tmp_path / "verifier", url, service.first_root(home))
+        service.publish(home, add=[model(home)])
+        network = next(path for path in targets(verifier) if path.endswith("network.onnx"))
+        assert verifier.fetch(network) == (tiny.network / "network.onnx").read_bytes()
+        before = service.status(home)
+        with s3.outage():
+            with pytest.raises(UnavailableError):
+                service.publish(home)
+            with pytest.raises(DownloadError):
+                verifier.update()
+        assert service.status(home) == before
+        service.publish(home)
+        verifier.update()
+    home.close()
 
 
 def test_only_what_changed_is_fetched_again(world: World) -> None:
