@@ -60,6 +60,8 @@ def main(quick: bool, count: int, rate: int, duration: int, workers: int) -> Non
             _warm(port, prepared, workers)
             load = Load(port, prepared.token, prepared.bodies, rate)
             load.run()
+    for answer in load.wrong[:3]:
+        click.echo(f"wrong: {answer}")
     close("resolve_http", load.figures(count), {"p99_ms": Goal("<=", 20.0), "wrong": Goal("<=", 0.0)})
 
 
@@ -185,9 +187,9 @@ class Load:
             answer = connection.getresponse()
             found = json.loads(answer.read())
             self.seconds.append(time.perf_counter() - at)
-            named = [copy["key_id"] for copy in found.get("copies", ["?"])]
+            named = [copy["key_id"] for copy in found.get("copies", [])]
             if answer.status != 200 or named != ([] if expected is None else [expected]):
-                self.wrong.append(str(found))
+                self.wrong.append(json.dumps(found))
 
 
 if __name__ == "__main__":
