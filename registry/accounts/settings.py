@@ -146,9 +146,7 @@ def _table(table: Mapping[str, Any], where: str, known: tuple[str, ...]) -> Mapp
 
 def _value(table: Mapping[str, Any], where: str, key: str, default: Value) -> Value:
     found = table.get(key, default)
-    if type(found) is not type(default) or (
-        isinstance(found, int) and not isinstance(found, bool) and found < 1
-    ):
+    if type(found) is not type(default) or (type(found) is int and found < 1):
         raise _wrong(f"[{where}] {key}", f"give a {type(default).__name__} such as {default!r}")
     return found
 
