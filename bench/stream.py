@@ -64,14 +64,16 @@ def main(quick: bool, rounds: int | None) -> None:
                 client.fetch(path, kept)
                 resumed = all(client.resumed_digest(path) == _sha256(kept) for _ in range(BREAKS))
                 with nginx(work) as static:
-                    rates = _rates(client, path, Client(static, None), f"/{kept.name}", rounds)
-            ours, theirs = rates
+                    plain = Client(static, None)
+                    pairs = [(client.fetch(path), plain.fetch(f"/{kept.name}")) for _ in range(rounds)]
+            ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+            copy_mib = kept.stat().st_size / MIB
             figures = {
-                "copy_mib": kept.stat().st_size / MIB,
-                "stream_mib_per_s": ours / MIB,
-                "nginx_mib_per_s": theirs / MIB,
-                "share_of_nginx": ours / theirs,
-                "first_delivery_share_of_nginx": kept.stat().st_size / first / theirs,
+                "copy_mib": copy_mib,
+                "stream_mib_per_s": copy_mib / ours,
+                "nginx_mib_per_s": copy_mib / theirs,
+                "share_of_nginx": theirs / ours,
+                "first_delivery_share_of_nginx": theirs / first,
                 "worker_memory_growth_mib": memory.growth / MIB,
                 "resumed_digest_equal": float(resumed),
             }
@@ -171,14 +173,6 @@ def nginx(folder: Path) -> Iterator[int]:
     finally:
         server.send_signal(signal.SIGQUIT)
         server.wait(30)
-
-
-def _rates(ours: Client, path: str, theirs: Client, static: str, rounds: int) -> tuple[float, float]:
-    """Median bytes a second of both, taken in turn so that a busy spell hits both alike."""
-    pairs = [(ours.fetch(path), theirs.fetch(static)) for _ in range(rounds)]
-    size = int(ours._ask(path, {"Range": "bytes=0-0"}).headers["Content-Range"].rpartition("/")[2])
-    mine, nginx_s = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return size / mine, size / nginx_s
 
 
 def _token(home_folder: Path) -> str:

@@ -24,7 +24,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from registry.copies.build import PreparedCopy
@@ -32,7 +32,7 @@ from registry.copies.layout import Layout
 from registry.copies.models import Countersignature, DeliveredCopy, Download, DownloadLink, Transfer
 from registry.copies.sent import Sent
 from registry.db import stream, unix_now
-from registry.errors import IntegrityError, StateError
+from registry.errors import IntegrityError, StateError, UnavailableError
 from registry.generators import service as generators
 from registry.home import Home
 from registry.identity import signature_bytes, signature_text
@@ -60,6 +60,8 @@ OVER = 0
 """``active_at`` of a transfer that was broken off: what is left of it is the chunk that was under way."""
 
 _RETRY_SECONDS = (0.5, 1, 2, 4, 8)  # a database that restarts is back within that time
+
+_AWAY = (OperationalError, InterfaceError)
 
 log = structlog.get_logger(__name__)
 Made = TypeVar("Made")
@@ -229,7 +231,7 @@ class Sending:
                 over = self._is_over(session, download)
                 if not over:
                     self._note(session, download, self._stop if last else self._at)
-        except OperationalError as error:
+        except _AWAY as error:
             log.warning("the progress of a delivery was not recorded", error=str(error.orig))
             return
         if over:
@@ -259,9 +261,7 @@ class Sending:
             transfer.claimed, transfer.active_at = max(transfer.claimed, claimed), download.active_at
 
     def _end(self) -> None:
-        intact = self._home.storage.marks(generators.template_name(self._key.model)) == self._copy.plan.marks
-        if not intact:
-            log.error("a stored file was written while it was sent", copy=self._copy.copy_id)
+        intact = self._intact()
         with self._home.database.write() as session:
             download = _locked(session, self._download)
             if download.state == DELIVERED:
@@ -270,6 +270,16 @@ class Sending:
                 self._note(session, download, self._at)
             self._close_transfer(session)
             _settle(session, self._home, self._key, download)
+
+    def _intact(self) -> bool:
+        """Whether the stored files beneath are still those whose digests were computed."""
+        try:
+            marks = self._home.storage.marks(generators.template_name(self._key.model))
+        except UnavailableError:
+            return True  # they were when this began, and nothing more can be read of them now
+        if marks != self._copy.plan.marks:
+            log.error("a stored file was written while it was sent", copy=self._copy.copy_id)
+        return marks == self._copy.plan.marks
 
     def _close_transfer(self, session: Session) -> None:
         """Only the client knows how much of a chunk arrived: he says so when he asks for the rest."""
@@ -468,6 +478,6 @@ def _again(action: Callable[[], Made]) -> Made:
     for pause in _RETRY_SECONDS:
         try:
             return action()
-        except OperationalError:
+        except _AWAY:
             time.sleep(pause)
     return action()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import create_engine, text
 from werkzeug.test import TestResponse
 
 from registry.accounts.models import Recipient, SecurityEvent
@@ -16,7 +17,7 @@ from registry.accounts.permissions import Role
 from registry.api.document import Api
 from registry.app import create_app
 from registry.copies import deliveries
-from registry.copies.models import Transfer
+from registry.copies.models import Download, Transfer
 from registry.home import Home
 from registry.keys.service import Issuer, revoke
 from registry.storage import manifest_digest
@@ -419,3 +420,22 @@ def test_a_download_stops_when_its_copy_is_revoked_or_its_link_withdrawn(
     by_link.close()
     by_token.close()
     assert {d["state"] for d in downloads(issuer)} == {"aborted"}
+
+
+@pytest.mark.parametrize("ready", ["postgresql"], indirect=True)
+def test_a_download_outlives_the_database_s_restart(ready: Home, app: Api, issuer: Client) -> None:
+    response = issuer.get(f"/copies/{issue(ready)}/archive")
+    body = iter(response.response)
+    content = next(body)
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND {}"
+    operator = create_engine(ready.database.url)
+    with operator.connect() as connection:
+        ended = connection.execute(text(end.format("pid <> pg_backend_pid()"))).all()
+        assert len(ended) > 0
+    operator.dispose()
+    content += b"".join(body)
+    response.close()
+    assert len(content) == response.content_length
+    with ready.database.read() as session:
+        assert [row.state for row in session.query(Download)] == ["delivered"]
+    assert verify_ledger(ready).size == 3
