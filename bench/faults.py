@@ -616,7 +616,7 @@ STORED_KEYS = """
 STORED_DOWNLOADS = "SELECT download_id, encode(sha256, 'hex') FROM download WHERE state = 'delivered'"
 STORED_REVOCATIONS = """
     SELECT encode(key_id, 'hex') FROM key_revocation JOIN user_key ON user_key.id = user_key_id"""
-BULK_KEYS = f"SELECT count(*) FROM ({STORED_KEYS}) stored WHERE email = '{BULK_RECIPIENT}'"  # noqa: S608
+BULK_KEYS = f"SELECT count(*) FROM ({STORED_KEYS}) stored WHERE email = '{BULK_RECIPIENT}'"
 
 
 def lost(world: World) -> int:
@@ -637,10 +637,10 @@ def lost(world: World) -> int:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Every third fault.")
-@click.option("--only", help="The faults whose name contains this.")
-def main(quick: bool, only: str | None) -> None:
+@click.option("--only", multiple=True, help="The faults whose name contains this; may be repeated.")
+def main(quick: bool, only: tuple[str, ...]) -> None:
     """Inject faults one after the other and check the registry after each."""
-    chosen = [fault for fault in FAULTS if only is None or only in fault.__name__]
+    chosen = [fault for fault in FAULTS if not only or any(part in fault.__name__ for part in only)]
     if quick:
         chosen = chosen[: len(FAULTS) // 3]
     survived, losses, healing = 0, 0, [0.0]

@@ -204,9 +204,9 @@ def redis(port: int) -> Process:
 
 
 class Postgres:
-    """A cluster in ``folder``; run by root it belongs to the user postgres, as the server wants it."""
+    """A cluster in ``folder`` with further ``settings``; run by root it belongs to the user postgres."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Sequence[str] = ("max_wal_size = 64MB",)) -> None:
         self._data, self._log, self.port = folder / "data", folder / "log", free_port()
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian hides it
         self._programs = found[-1] if found else Path(shutil.which("initdb") or "initdb").parent
@@ -215,10 +215,10 @@ class Postgres:
             shutil.chown(folder, "postgres")
         trusted = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--wal-segsize=1")
         self._run("initdb", *trusted, "-D", str(self._data))
-        with (self._data / "postgresql.conf").open("a") as settings:
-            settings.write(
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write(
                 f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{folder}'\n"
-                "min_wal_size = 2MB\nmax_wal_size = 64MB\nmax_connections = 200\n"
+                "min_wal_size = 2MB\nmax_connections = 200\n" + "\n".join(settings) + "\n"
             )
         self.start()
 
