@@ -144,6 +144,7 @@ class Verifier:
             raise InputError("the bundle holds no model.", "Export it again after `registry model add`.")
         self._models = [self._open_model(entry, device) for entry in bundle.models]
         self.device = self._models[0].network.device
+        self._side = max(model.network.side for model in self._models)
         self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
 
     @classmethod
@@ -212,11 +213,12 @@ class Verifier:
             loaded: list[tuple[_Group, Image]] = []
             for group, path in places[start : start + _IMAGES_AT_A_TIME]:
                 try:
-                    file = load_image(path)
+                    file = load_image(path, self._side)
                 except InputError as error:
                     group.entries.append(ImageEntry(str(path), error=error.diagnostics()))
                 else:
-                    group.entries.append(ImageEntry(str(path), file.sha256, file.width, file.height))
+                    entry = ImageEntry(str(path), file.sha256, file.width, file.height)
+                    group.entries.append(replace(entry, notes=list(file.notes)))
                     loaded.append((group, self._reduced(file.image)))
                 progress()
             for number, model in enumerate(self._models):

@@ -50,6 +50,7 @@ def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
     if all(image.error is not None for image in finding.images):
         return rows
     rows.append(Row("verdict", finding.statement()))
+    rows += [Row("note", note) for note in _notes(finding)]
     for copy in finding.copies:
         rows += _copy_rows(copy, finding, bundle)
     evidence = finding.evidence
@@ -75,6 +76,12 @@ def _heading(finding: Finding) -> Row:
         error = first.error if len(finding.images) == 1 else "no image could be read"
         return Row("", f"{names}: ERROR: {error}", "red")
     return Row("", f"{names}: not attributed", "yellow")
+
+
+def _notes(finding: Finding) -> list[str]:
+    """How the files were decoded; in a set, of which image that is said."""
+    several = len(finding.images) > 1
+    return [f"{entry.path}: {note}" if several else note for entry in finding.images for note in entry.notes]
 
 
 def _style(entry: ImageEntry) -> str:

@@ -9,7 +9,7 @@ fingerprint.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 SCHEMA = "hallmark/finding/1"
@@ -24,7 +24,8 @@ class ImageEntry:
     ``pose`` is the place on the network's canvas that the image-only rule chose. For an attributed
     finding ``log10_p`` bounds the chance of this image's own score for the (first) copy named, and
     ``log10_p_without`` that of the rest of the set (None for an image alone): a set's verdict is
-    about the set, these two show what each image adds to it.
+    about the set, these two show what each image adds to it. ``notes`` says how the file was decoded
+    where that is not a matter of course (:mod:`verifier.images`).
     """
 
     path: str
@@ -35,6 +36,7 @@ class ImageEntry:
     pose: dict[str, Any] | None = None
     log10_p: float | None = None
     log10_p_without: float | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

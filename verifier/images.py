@@ -1,14 +1,23 @@
 """The one loader of untrusted images: what it returns is plain 8-bit RGB, or a sentence why not.
 
     loaded = load_image("suspect.jpg")                    # InputError where it cannot be used
-    loaded.image, loaded.sha256, loaded.width, loaded.height
+    loaded.image, loaded.sha256, loaded.width, loaded.height, loaded.notes
 
 The format is told by content, never by the name; only FORMATS are decoded. What the picture looks like
 to a person is what is read: EXIF orientation is applied, an embedded colour profile is converted to
 sRGB, CMYK to RGB, transparency is laid on white (the page it would be shown on), 16-bit samples are
-scaled to 8 (``round(x / 257)``), floating-point samples are taken as 0 to 1 (0 to 255 if they exceed 1),
-and of an animation or several pages the first one counts. A damaged colour profile or orientation
-is ignored, as viewers do; damaged pixels are an error.
+scaled to 8 (grey: ``round(x / 257)``; colour: Pillow keeps the upper byte), floating-point samples are taken
+as 0 to 1 (0 to 255 if they exceed 1), and of an animation or several pages the first one counts. A damaged
+colour profile or orientation is ignored, as viewers do; damaged pixels are an error. ``notes`` says which of
+this took place.
+
+**Limits.** Bytes before a file is read, pixels from the header before anything is decoded. Time, memory and
+crashes are the business of :mod:`verifier.guard`, where everything is decoded but what is known to be quick:
+a small file (QUICK_BYTES, QUICK_PIXELS) of a format whose decoder's work is bounded by the two.
+
+**Reduced scale.** Where the caller names the short ``side`` that is enough for him, a larger JPEG is decoded
+at 1/2, 1/4 or 1/8 of its size (the decoder's own scaling, which averages blocks of pixels), as long as its
+short side stays that long or longer; :attr:`verifier.network.Network.side` says what a network needs.
 """
 
 from __future__ import annotations
@@ -16,18 +25,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from verifier.errors import InputError
-from verifier.quiet import quiet_libraries
+from verifier.quiet import quiet_warnings
 
 MAX_BYTES = 256 << 20
 """Largest file read into memory."""
@@ -39,16 +45,32 @@ MIN_SIDE = 16
 """Shorter sides hold no readable fingerprint."""
 
 _PLUGINS = {
-    "JPEG": "JpegImagePlugin",
-    "PNG": "PngImagePlugin",
-    "WebP": "WebPImagePlugin",
-    "BMP": "BmpImagePlugin",
-    "TIFF": "TiffImagePlugin",
-    "GIF": "GifImagePlugin",
-    "AVIF": "AvifImagePlugin",
+    "JPEG": "PIL.JpegImagePlugin",
+    "PNG": "PIL.PngImagePlugin",
+    "WebP": "PIL.WebPImagePlugin",
+    "BMP": "PIL.BmpImagePlugin",
+    "TIFF": "PIL.TiffImagePlugin",
+    "GIF": "PIL.GifImagePlugin",
+    "AVIF": "PIL.AvifImagePlugin",
+    "HEIC": "pi_heif.as_plugin",  # the extra `heic`: a decoder alone, without the encoder of pillow-heif
 }
 
 FORMATS = tuple(_PLUGINS)
+
+QUICK_BYTES = {"JPEG": 1 << 20, "PNG": 1 << 20, "WebP": 1 << 20, "BMP": 1 << 20, "GIF": 1 << 16}
+"""Files up to this size are decoded in this process: of these formats even the worst take a second or two.
+
+Pillow reads a GIF's comments in time that grows with the square of their number. TIFF, AVIF and HEIC are
+absent: their decoders are large, and a few bytes can ask them for any amount of work.
+"""
+
+QUICK_PIXELS = 1 << 22
+"""The same in pixels: 2048 x 2048."""
+
+QUICK_SCANS = 32
+"""Scans of a JPEG (progressive files have some ten): each goes over all pixels, however short it is."""
+
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO/IEC 23008-12
 
 _ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
 _ORIENTATIONS = {
@@ -60,23 +82,38 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_UPRIGHT = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180)
+_ROWS = 256  # converted at a time, which bounds the memory that floating point takes
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A decoded image (mode RGB), the SHA-256 (hex) of its file, and its size in pixels as displayed."""
+class Decoded:
+    """An image (mode RGB), its size in pixels as displayed, and what a reader should know of its decoding.
+
+    ``image`` is smaller than ``width`` x ``height`` where it was decoded at reduced scale.
+    """
 
     image: Image.Image
-    sha256: str
     width: int
     height: int
+    notes: tuple[str, ...] = ()
 
 
-def load_image(path: Path | str) -> Loaded:
-    """Read and decode the image at ``path``; :class:`InputError` says why it cannot be used."""
+@dataclass(frozen=True)
+class Loaded(Decoded):
+    """The same with the SHA-256 (hex) of the file."""
+
+    sha256: str = ""
+
+
+def load_image(path: Path | str, side: int | None = None) -> Loaded:
+    """Read and decode the image at ``path``; :class:`InputError` says why it cannot be used.
+
+    ``side``: see *Reduced scale* above; without it every image is decoded at full size.
+    """
     data = read_bounded(Path(path))
-    image = decode_image(data, str(path))
-    return Loaded(image, hashlib.sha256(data).hexdigest(), *image.size)
+    decoded = decode(data, str(path), side=side)
+    return Loaded(**vars(decoded), sha256=hashlib.sha256(data).hexdigest())
 
 
 def read_bounded(path: Path) -> bytes:
@@ -99,34 +136,73 @@ def read_bounded(path: Path) -> bytes:
 
 
 def decode_image(data: bytes, name: str = "the image", max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode image bytes to mode RGB; :class:`InputError` (naming ``name``) where that is impossible."""
-    opened = _open(data, name)
-    width, height = opened.size
-    if width * height > max_pixels:
-        raise InputError(
-            f"{name} has {width} x {height} pixels, more than the {max_pixels / 1e6:.0f} megapixels allowed.",
-            "Scale it down first.",
-        )
-    if min(width, height) < MIN_SIDE:
-        raise InputError(
-            f"{name} has {width} x {height} pixels, too few to read: both sides need {MIN_SIDE} or more."
-        )
+    """The image alone of :func:`decode`, at full size."""
+    return decode(data, name, max_pixels).image
+
+
+def decode(
+    data: bytes, name: str = "the image", max_pixels: int = MAX_PIXELS, side: int | None = None
+) -> Decoded:
+    """Decode image bytes, here or guarded; :class:`InputError` (naming ``name``) where that is impossible."""
+    kind = _sniff(data)
+    if kind is not None and len(data) > QUICK_BYTES.get(kind, 0):
+        quick = False
+    elif kind == "JPEG":
+        quick = data.count(b"\xff\xda") <= QUICK_SCANS
+    else:
+        quick = True
+    if quick:
+        opened = _open(data, name, max_pixels)
+        if opened.width * opened.height <= QUICK_PIXELS:
+            return _decode_opened(opened, name, side)
+    from verifier.guard import decode_guarded
+
+    return decode_guarded(data, name, max_pixels, side)
+
+
+def decode_here(data: bytes, name: str, max_pixels: int, side: int | None) -> Decoded:
+    """:func:`decode` in this process, however long it takes."""
+    return _decode_opened(_open(data, name, max_pixels), name, side)
+
+
+def readable_formats() -> dict[str, bool]:
+    """FORMATS, and whether this installation can read each."""
+    found = {}
+    for kind in FORMATS:
+        try:
+            _plugin(kind)
+        except InputError:
+            found[kind] = False
+        else:
+            found[kind] = True
+    return found
+
+
+def _decode_opened(opened: Image.Image, name: str, side: int | None) -> Decoded:
+    notes = []
     try:
-        with _calm():
+        with quiet_warnings():
+            full = opened.size
+            if side is not None:
+                opened.draft(opened.mode, (side, side))  # does nothing but to a JPEG
+            reduced = round(full[0] / opened.width)
+            if reduced > 1:
+                notes.append(f"decoded at 1/{reduced} of its size")
             opened.load()
-            return _upright(_to_srgb(opened), opened)
+            if reduced == 1:
+                full = opened.size
+            if _has_more(opened):
+                notes.append("of several frames the first was read")
+            image, more = _to_srgb(opened)
+            transpose = _transpose(opened)
+            if transpose is not None:
+                image = image.transpose(transpose)
+                full = full if transpose in _UPRIGHT else full[::-1]
+            return Decoded(image, *full, (*notes, *more))
     except MemoryError:
         raise InputError(f"{name}: there is not enough memory to decode it.") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile bytes
         raise InputError(f"{name} is damaged or truncated: {_short(error)}.") from None
-
-
-@contextmanager
-def _calm() -> Iterator[None]:
-    """No warnings from Pillow and the libraries below it: what matters comes as an exception."""
-    with warnings.catch_warnings(), quiet_libraries():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _sniff(data: bytes) -> str | None:
@@ -143,82 +219,132 @@ def _sniff(data: bytes) -> str | None:
         return "TIFF"
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
-    if data[4:12] in (b"ftypavif", b"ftypavis") or (data[4:8] == b"ftyp" and b"avif" in data[8:64]):
-        return "AVIF"
+    if data[4:8] == b"ftyp":
+        end = max(12, min(int.from_bytes(data[:4]), 256))
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & _HEIC_BRANDS:
+            return "HEIC"
     return None
 
 
-def _open(data: bytes, name: str) -> Image.Image:
-    """The image with its header read and its pixels not yet decoded."""
+def _plugin(kind: str) -> tuple[Callable[..., Any], Callable[[bytes], Any] | None]:
+    """What opens a file of a format, and what accepts its first bytes; :class:`InputError` if neither."""
+    try:
+        # The plugin itself, not Image.open: that would import those of all common formats.
+        module = importlib.import_module(_PLUGINS[kind])
+        if kind == "HEIC":
+            return module.HeifImageFile, None
+        if kind == "AVIF" and not module.SUPPORTED:
+            raise ImportError
+        return Image.OPEN[kind.upper()]
+    except (ImportError, KeyError):
+        hint = "Install it: pip install 'hallmark[heic]'." if kind == "HEIC" else "Use Pillow's own wheels."
+        raise InputError(f"this installation cannot read {kind}.", hint) from None
+
+
+def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """The image with its header read and found within the limits, its pixels not yet decoded."""
     kind = _sniff(data)
     if kind is None:
         raise InputError(f"{name} is no image of a known format ({', '.join(FORMATS)}).")
     try:
-        # The plugin itself, not Image.open: that would import those of all common formats.
-        importlib.import_module(f"PIL.{_PLUGINS[kind]}")
-        factory, accept = Image.OPEN[kind.upper()]
-    except (ImportError, KeyError):
-        raise InputError(f"{name}: this installation of Pillow cannot read {kind}.") from None
+        factory, accept = _plugin(kind)
+    except InputError as error:
+        raise InputError(f"{name}: {error}", error.hint) from None
     try:
-        with _calm():
+        with quiet_warnings():
             accepted = accept(data[:16]) if accept else True
             if isinstance(accepted, str):
                 raise InputError(f"{name}: {accepted}.")
-            return factory(io.BytesIO(data), "")
+            opened: Image.Image = factory(io.BytesIO(data), "")
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - as above
         raise InputError(f"{name} is a damaged {kind} file: {_short(error)}.") from None
+    width, height = opened.size
+    if width * height > max_pixels:
+        raise InputError(
+            f"{name} has {width} x {height} pixels, more than the {max_pixels / 1e6:.0f} megapixels allowed.",
+            "Scale it down first.",
+        )
+    if min(width, height) < MIN_SIDE:
+        raise InputError(
+            f"{name} has {width} x {height} pixels, too few to read: both sides need {MIN_SIDE} or more."
+        )
+    return opened
 
 
-def _upright(image: Image.Image, opened: Image.Image) -> Image.Image:
+def _has_more(opened: Image.Image) -> bool:
+    """Whether the file holds further frames, pages or images."""
+    try:
+        return bool(getattr(opened, "is_animated", False))
+    except Exception:  # noqa: BLE001 - a damaged second frame is none of ours
+        return True
+
+
+def _transpose(opened: Image.Image) -> Image.Transpose | None:
+    """What turns the stored picture into the displayed one."""
     try:
         orientation = opened.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing
-        orientation = 1
-    transpose = _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
-    return image if transpose is None else image.transpose(transpose)
+        return None
+    return _ORIENTATIONS.get(orientation) if isinstance(orientation, int) else None
 
 
-def _to_srgb(image: Image.Image) -> Image.Image:
-    """The picture as 8-bit RGB in the sRGB colour space."""
+def _to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """The picture as 8-bit RGB in the sRGB colour space, and notes."""
+    notes = []
     profile = image.info.get("icc_profile")
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N", "F"):
-        image = Image.fromarray(_to_8_bit(np.asarray(image)))
-    if image.has_transparency_data or image.mode in ("RGBa", "La", "LA", "PA", "RGBA"):
+        image = _to_8_bit(image)
+    if image.has_transparency_data or image.mode in ("RGBa", "La"):
         colours = image.convert("RGBA")
+        if colours.getchannel("A").getextrema() != (255, 255):
+            notes.append("its transparency was laid on white")
         image = Image.new("RGBA", image.size, "white")
         image.alpha_composite(colours)
         image = image.convert("RGB")
     if image.mode in ("1", "P"):
         image = image.convert("RGB")
-    if profile and image.mode in ("RGB", "L", "CMYK"):
-        image = _convert_profile(image, profile)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if profile and image.mode in ("RGB", "L", "CMYK", "LAB"):
+        converted = _convert_profile(image, profile)
+        if converted is None:
+            notes.append("its colour profile cannot be used and was ignored")
+        else:
+            image = converted
+    return image if image.mode == "RGB" else image.convert("RGB"), notes
 
 
-def _to_8_bit(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _to_8_bit(image: Image.Image) -> Image.Image:
     """Grey samples of 16 bits, 32 bits or floating point as 0 to 255."""
-    values = np.nan_to_num(samples.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    largest = float(values.max())
-    if np.issubdtype(samples.dtype, np.floating):
+    import numpy as np  # here: what decodes nothing of the kind starts faster without
+
+    samples = np.asarray(image)
+    floating = np.issubdtype(samples.dtype, np.floating)
+    largest = float(np.max(samples, initial=0, where=np.isfinite(samples)))
+    if floating:
         scale = 255.0 if largest <= 1 else 1.0
     else:
         scale = 1 / 257 if largest <= 0xFFFF else 255 / 0xFFFFFFFF
-    return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
+    grey = np.empty(samples.shape, np.uint8)
+    for top in range(0, len(samples), _ROWS):
+        values = np.nan_to_num(samples[top : top + _ROWS].astype(np.float64), posinf=0.0, neginf=0.0)
+        grey[top : top + _ROWS] = np.clip(np.rint(values * scale), 0, 255)
+    return Image.fromarray(grey)
 
 
-def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image:
-    """``image`` converted from its ICC ``profile`` to sRGB, or as it was if the profile cannot be used."""
+def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
+    """``image`` converted from its ICC ``profile`` to sRGB, or None if the profile cannot be used."""
     from PIL import ImageCms
 
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         target = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+        return ImageCms.profileToProfile(image, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        return image
-    return image if converted is None else converted
+        return None
 
 
 def _short(error: Exception) -> str:

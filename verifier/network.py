@@ -10,6 +10,8 @@ implementations read the same:
 
 - An image whose sides are both 16 S or more is first averaged over whole blocks of
   ``min(width, height) // (8 S)`` pixels a side (Pillow's ``reduce``).
+- A JPEG may have been decoded at 1/2, 1/4 or 1/8 of its size before, if its short side is ``MARGIN`` S or
+  more after that; for the verdict's bound it does not matter, as it looks at the image alone.
 - A *pose* places the image, resized with Pillow's filter ``resample``, on an S x S canvas of grey ``fill``.
   The identity pose is the whole canvas, whatever the image's proportions.
 - Logits are clipped to +- ``clip``, divided by ``quantum`` and rounded (halves to even): integers, the
@@ -54,6 +56,14 @@ SCHEMA = "hallmark/network/1"
 DEVICES = ("auto", "cpu", "cuda")
 BATCH = 128
 """Poses per run: as fast as larger batches on a CPU, and a few hundred MB at most."""
+
+MARGIN = 4
+"""A JPEG decoded at reduced scale keeps so many pixels for one of the canvas, or more.
+
+Its canvas then differs from that of the full decode by what rounding to 8 bits does anyway: a tenth of a
+grey level on average, one or two at most. So do its logits: a few quanta each, without a direction; of the
+evidence for a key of some 50 decades it changes less than half a decade, up or down.
+"""
 
 ANGLES = tuple(angle for angle in range(-45, 46, 5) if angle)
 """Degrees tried where a description states none: half a step off, a reading is still told from chance."""
@@ -235,6 +245,11 @@ class Network:
             _by_confidence(self._search(image, reading)) if pose_search else [reading]
             for image, reading in zip(images, readings, strict=True)
         ]
+
+    @property
+    def side(self) -> int:
+        """The short side, in pixels, at which an image may be decoded (``load_image``)."""
+        return MARGIN * self.spec.size
 
     def reduced(self, image: Image.Image) -> Image.Image:
         """The image at the size it is read from: large ones averaged over blocks."""

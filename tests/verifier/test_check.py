@@ -74,7 +74,7 @@ def test_the_document_has_the_fields_of_the_schema(world: World, verifier: Verif
     ]
     assert document["schema"] == "hallmark/finding/1"
     assert list(document["images"][0]) == [
-        *("path", "sha256", "width", "height", "error", "pose", "log10_p", "log10_p_without")
+        *("path", "sha256", "width", "height", "error", "pose", "log10_p", "log10_p_without", "notes")
     ]
     assert list(document["copies"][0]) == [
         *("id", "key_id", "sha256", "recipient", "issued_at", "revoked"),
