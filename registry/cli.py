@@ -540,7 +540,7 @@ def bundle_export(
     """Write a signed bundle for `verifier check --bundle`."""
     from registry.bundles import service
 
-    options = service.BundleOptions(with_keys, with_recipients, model_name, expires_days)
+    options = service.BundleOptions(with_keys, with_recipients, model_name, expires_days=expires_days)
     with opened() as home, shown("key table") as progress:
         manifest = service.export(home, out, options, progress)
     if as_json:
