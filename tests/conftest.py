@@ -75,23 +75,42 @@ def s3(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     return s3_server
 
 
-@pytest.fixture
-def home(database_kind: str, tmp_path: Path) -> Iterator[Home]:
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home as `registry init` leaves it; tests work on copies."""
+    return _make_empty(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def empty_postgres(
+    postgres_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, str]]:
+    """The same on PostgreSQL: the home and the database."""
+    with postgres_database(postgres_server) as url:
+        yield _make_empty(tmp_path_factory, url), url
+
+
+def _make_empty(tmp_path_factory: pytest.TempPathFactory, url: str | None = None) -> Path:
+    folder = tmp_path_factory.mktemp("empty") / "home"
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in (DATABASE_VARIABLE, STORAGE_VARIABLE):
+            patch.delenv(variable, raising=False)
+        if url is not None:
+            patch.setenv(DATABASE_VARIABLE, url)
+        Home.create(folder)
+    return folder
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Home]:
     """An empty registry, on each database."""
-    yield from _opened(tmp_path / "home")
+    yield from _on_each(request, monkeypatch, tmp_path, "empty")
 
 
 @pytest.fixture
-def sqlite_home(tmp_path: Path) -> Iterator[Home]:
+def sqlite_home(empty_sqlite: Path, tmp_path: Path) -> Iterator[Home]:
     """An empty registry on the embedded database."""
-    yield from _opened(tmp_path / "home")
-
-
-def _opened(folder: Path) -> Iterator[Home]:
-    Home.create(folder)
-    home = Home.open(folder)
-    yield home
-    home.close()
+    yield from _copied(empty_sqlite, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -129,11 +148,17 @@ def _make_ready(folder: Path, tiny: TinyModel) -> Path:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ready(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Home]:
     """A registry with model ``tiny`` ready for issuing and recipient ada@example.org, on each database."""
+    yield from _on_each(request, monkeypatch, tmp_path, "ready")
+
+
+def _on_each(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> Iterator[Home]:
     if request.param == "sqlite":
-        yield from _copied(request.getfixturevalue("ready_sqlite"), tmp_path)
+        yield from _copied(request.getfixturevalue(f"{kind}_sqlite"), tmp_path)
         return
     server = request.getfixturevalue("postgres_server")
-    folder, template = request.getfixturevalue("ready_postgres")
+    folder, template = request.getfixturevalue(f"{kind}_postgres")
     with postgres_database(server, template) as url:
         monkeypatch.setenv(DATABASE_VARIABLE, url)
         yield from _copied(folder, tmp_path)
