@@ -52,7 +52,8 @@ format: $(INSTALLED) ## Rewrite the sources in the common style
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED) $(PEERS) ## All benchmarks; QUICK=1 for a short run
-	@for script in attribution verify issue stylegan2 full_size trace inversion removal peers issue_cost; do \
+	@for script in attribution verify issue stylegan2 full_size trace inversion removal peers issue_cost \
+	    serve stream resolve_http queries faults; do \
 	  echo "== bench/$$script.py"; $(BIN)/python -m bench.$$script $(if $(QUICK),--quick) || exit 1; done
 
 clean: ## Remove everything that make has made
