@@ -14,7 +14,7 @@ LOCAL = "http://127.0.0.1:8080"
 @click.option("--hours", type=click.IntRange(1), default=72, show_default=True, help="How long it holds.")
 @click.option(
     "--url",
-    help=f"Where the recipient reaches the registry [default: [server] url of config.toml, else {LOCAL}].",
+    help=f"Where the recipient reaches the registry [default: [serving] url of config.toml, else {LOCAL}].",
 )
 @home_option
 @json_option

@@ -38,6 +38,15 @@ def test_a_folder_is_compared_file_by_file(world: World, copy: Path) -> None:
         assert document["recipient_commitment"] == world.models[0].documents[1]["recipient"]
 
 
+def test_the_model_signature_is_no_part_of_the_list(copy: Path) -> None:
+    digest = inspect_copy(copy).digest
+    (copy / "model.sig").write_text("{}")
+    assert inspect_copy(copy).digest == digest
+    (copy / "vae" / "model.sig").write_text("{}")
+    with pytest.raises(TrustError, match=r"vae/model\.sig"):
+        inspect_copy(copy)
+
+
 def test_the_digest_is_that_of_the_canonical_list_of_files() -> None:
     files = {"b": {"size": 1, "sha256": "00"}, "a": {"sha256": "ff", "size": 2}}
     text = b'{"a":{"sha256":"ff","size":2},"b":{"sha256":"00","size":1}}'
