@@ -1,0 +1,268 @@
+"""How the image loader stands up to hostile files, and how fast it is with honest ones.
+
+python -m bench.images [--quick] [--mutations 200000] [--state FILE]
+
+Mutated files of every format are decoded in a child process whose address space is limited; a file on which
+it hangs, dies, or raises anything but a clean error is counted and kept beside the state. With ``--state``
+the run can be interrupted and goes on where it stopped, mutation by mutation the same.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import resource
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pillow_heif
+from PIL import Image, ImageCms
+
+from bench.common import Goal, close, seconds
+from verifier.images import decode, load_image
+
+ADDRESS_SPACE = 2 << 30
+"""Of the fuzzed process: its files are small, so what comes near is an allocation that a mutation caused."""
+
+DEADLINE = 45.0
+"""Seconds for one mutation: longer than the loader's own deadline, which must have ended it before."""
+
+SLOW = 5.0
+CHUNK = 500
+SIDE = 256
+
+pillow_heif.register_heif_opener()
+
+
+def seeds() -> list[tuple[str, bytes]]:
+    """(format, file): small files of every format and of the features that decoders get wrong."""
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 256, (5, 6, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((48, 40), Image.Resampling.BICUBIC)
+    clear = picture.copy()
+    clear.putalpha(Image.linear_gradient("L").resize((48, 40)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    wide = Image.fromarray(rng.integers(0, 65536, (40, 48), np.uint16))
+    tagged = {"exif": exif, "icc_profile": srgb}
+
+    def frames() -> dict[str, Any]:  # anew each time: an encoder leaves settings in the images
+        return {"save_all": True, "append_images": [picture.rotate(90), picture.rotate(180)]}
+
+    def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+        file = io.BytesIO()
+        image.copy().save(file, kind, **options)
+        return file.getvalue()
+
+    return [
+        *(("JPEG", saved(picture, "JPEG", **options)) for options in ({}, {"progressive": True}, tagged)),
+        ("JPEG", saved(picture.convert("CMYK"), "JPEG")),
+        ("JPEG", saved(picture, "MPO", **frames())),
+        *(("PNG", saved(image, "PNG")) for image in (picture, clear, wide, picture.convert("1"))),
+        ("PNG", saved(picture.quantize(9), "PNG", transparency=1)),
+        ("PNG", saved(picture, "PNG", **tagged)),
+        ("PNG", saved(picture, "PNG", **frames())),
+        *(("WebP", saved(image, "WEBP", lossless=exact)) for image in (picture, clear) for exact in (0, 1)),
+        *(("WebP", saved(picture, "WEBP", **options)) for options in (frames(), tagged)),
+        *(("BMP", saved(image, "BMP")) for image in (picture, picture.quantize(9), picture.convert("1"))),
+        *(
+            ("TIFF", saved(picture, "TIFF", compression=compression))
+            for compression in (None, "tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits", "zstd", "lzma")
+        ),
+        *(("TIFF", saved(picture.convert("1"), "TIFF", compression=c)) for c in ("group3", "group4")),
+        *(("TIFF", saved(image, "TIFF")) for image in (clear, wide, picture.convert("CMYK"))),
+        *(("TIFF", saved(picture.convert("F"), "TIFF", **options)) for options in ({}, tagged)),
+        ("TIFF", saved(picture, "TIFF", **frames())),
+        *(("GIF", saved(picture, "GIF", **options)) for options in ({}, frames(), {"comment": b"x" * 50})),
+        *(("AVIF", saved(image, "AVIF", speed=10)) for image in (picture, clear)),
+        *(("AVIF", saved(picture, "AVIF", speed=10, **options)) for options in (frames(), tagged)),
+        *(("HEIC", saved(image, "HEIF")) for image in (picture, clear)),
+        ("HEIC", saved(picture, "HEIF", icc_profile=srgb)),
+        ("HEIC", saved(picture, "HEIF", **frames())),
+    ]
+
+
+def mutated(data: bytes, generator: random.Random) -> bytes:
+    """``data`` with some bytes changed, and now and then cut, or a piece moved, doubled or taken out."""
+    changed = bytearray(data)
+    for _ in range(generator.choice((1, 1, 2, 5, 20))):
+        reach = len(changed) if generator.random() < 0.5 else min(300, len(changed))
+        at = generator.randrange(reach)
+        if generator.random() < 0.3:
+            edge = generator.choice(
+                (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\x80")
+            )
+            changed[at : at + len(edge)] = edge
+        else:
+            changed[at] = generator.randrange(256)
+    if generator.random() < 0.2:
+        start = generator.randrange(len(changed))
+        piece = changed[start : start + generator.randrange(1, 64)]
+        how = generator.random()
+        if how < 0.4:
+            del changed[start:]
+        elif how < 0.6:
+            del changed[start : start + len(piece)]
+        else:
+            at = generator.randrange(len(changed))
+            changed[at:at] = piece * generator.choice((1, 2, 30))
+    return bytes(changed) or b"\0"
+
+
+@dataclass
+class Tally:
+    """What came of the mutations so far."""
+
+    done: int = 0
+    images: int = 0
+    errors: int = 0
+    crashes: int = 0
+    hangs: int = 0
+    unclean: int = 0
+    slow: int = 0
+    peak_bytes: int = 0
+    slowest_s: float = 0.0
+    kept: list[str] = field(default_factory=list)
+
+
+def mutation(number: int, files: list[tuple[str, bytes]]) -> bytes:
+    """Mutation ``number``: the same in every run."""
+    generator = random.Random(number)
+    return mutated(files[number % len(files)][1], generator)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer mutations and smaller photographs: at most two minutes.")
+@click.option("--mutations", default=200_000, show_default=True, help="Mutated files in total.")
+@click.option("--state", type=click.Path(path_type=Path), help="Go on from this file; written as it goes.")
+@click.option("--seconds", "limit", type=float, help="Stop after so long; --state lets the next run go on.")
+@click.option("--worker", is_flag=True, hidden=True)
+def main(quick: bool, mutations: int, state: Path | None, limit: float | None, worker: bool) -> None:
+    """Fuzz the image loader and measure its speed."""
+    if worker:
+        _work()
+        return
+    tally = Tally(**json.loads(state.read_text())) if state and state.exists() else Tally()
+    ends = time.monotonic() + limit if limit else float("inf")
+    total = 2000 if quick else mutations
+    while tally.done < total and time.monotonic() < ends:
+        _fuzz(tally, min(CHUNK, total - tally.done), state)
+        if state:
+            state.write_text(json.dumps(asdict(tally)))
+        print(f"\r{tally.done}/{total}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    counted = {name: float(value) for name, value in asdict(tally).items() if name != "kept"}
+    none = dict.fromkeys(("crashes", "hangs", "unclean"), Goal("<=", 0))
+    figures = {**counted, **({} if limit else _speed(quick))}
+    close("images", figures, {**none, "peak_bytes": Goal("<=", ADDRESS_SPACE)})
+
+
+def _fuzz(tally: Tally, count: int, state: Path | None) -> None:
+    """Have a child decode the next ``count`` mutations; a number on which it falls is counted and skipped."""
+    command = [sys.executable, "-m", "bench.images", "--worker"]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    for number in range(tally.done, tally.done + count):
+        child.stdin.write(b"%d\n" % number)
+        child.stdin.flush()
+        ready, _, _ = select.select([child.stdout], [], [], DEADLINE)
+        line = child.stdout.readline() if ready else b""
+        tally.done = number + 1
+        if not line:
+            kind = "crashes" if ready else "hangs"
+            setattr(tally, kind, getattr(tally, kind) + 1)
+            _keep(tally, number, kind, state)
+            break
+        told = json.loads(line)
+        setattr(tally, told["outcome"], getattr(tally, told["outcome"]) + 1)
+        tally.peak_bytes = max(tally.peak_bytes, told["peak_bytes"])
+        tally.slowest_s = max(tally.slowest_s, told["seconds"])
+        tally.slow += told["seconds"] > SLOW
+        if told["outcome"] == "unclean" or told["seconds"] > SLOW:
+            _keep(tally, number, told["why"] or "slow", state)
+    child.kill()
+    child.wait()
+    child.stdin.close()
+    child.stdout.close()
+
+
+def _keep(tally: Tally, number: int, why: str, state: Path | None) -> None:
+    tally.kept.append(f"{number}: {why}")
+    if state:
+        state.with_suffix(f".{number}").write_bytes(mutation(number, seeds()))
+
+
+def _work() -> None:
+    """The child: decode the mutations whose numbers come in, one line of JSON for each."""
+    from verifier.errors import InputError
+
+    files = seeds()
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    for line in sys.stdin:
+        data = mutation(int(line), files)
+        why, began = "", time.perf_counter()
+        try:
+            found = "images" if decode(data, "x").image.mode == "RGB" else "unclean"
+        except InputError as error:
+            found, why = "errors", error.diagnostics()
+            if "crash" in why or "not decoded within" in why or "\n" in why:
+                found = "unclean"  # the guard caught it: no harm done, but worth a look
+        except Exception as error:  # noqa: BLE001 - what is looked for
+            found, why = "unclean", repr(error)
+        taken = time.perf_counter() - began
+        told = {"outcome": found, "why": why, "seconds": taken, "peak_bytes": _peak()}
+        print(json.dumps(told), flush=True)
+
+
+def _peak() -> int:
+    """Most memory that this process or one of its children has held."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(1024 * resource.getrusage(each).ru_maxrss for each in who)
+
+
+def _speed(quick: bool) -> dict[str, float]:
+    """Photographs from file to RGB: milliseconds, against Pillow's full decode of the same file."""
+    figures: dict[str, float] = {}
+    for name, size in _photographs(quick):
+        path = Path(f"{os.getpid()}.jpg")
+        try:
+            _photograph(size).save(path, quality=90)
+            load_image(path, SIDE)  # starts the guard
+            loaded = min(seconds(lambda: load_image(path, SIDE)) for _ in range(5))  # noqa: B023
+            pillow = min(seconds(lambda: Image.open(path).convert("RGB")) for _ in range(5))  # noqa: B023
+        finally:
+            path.unlink()
+        figures |= {f"{name}_ms": 1000 * loaded, f"{name}_share_of_pillow": loaded / pillow}
+    return figures
+
+
+def _photographs(quick: bool) -> Iterator[tuple[str, tuple[int, int]]]:
+    yield "12_megapixels", (4000, 3000)
+    if not quick:
+        yield "48_megapixels", (8000, 6000)
+
+
+def _photograph(size: tuple[int, int]) -> Image.Image:
+    """Smooth shapes with a sensor's grain."""
+    rng = np.random.default_rng(1)
+    shapes = Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    grain = np.clip(np.asarray(shapes, np.int16) + rng.integers(-4, 5, (size[1], size[0], 1)), 0, 255)
+    return Image.fromarray(grain.astype(np.uint8))
+
+
+if __name__ == "__main__":
+    main()
