@@ -110,12 +110,15 @@ class WrappedMasterKey(AesMasterKey):
     @classmethod
     def create(cls, path: Path, command: Sequence[str]) -> WrappedMasterKey:
         """Write a new wrapped key to ``path``, after it was unwrapped again for a test."""
-        created = cls(os.urandom(KEY_BYTES))
-        wrapped = run_program(command, ["wrap"], created._key)
-        if created._key in wrapped or run_program(command, ["unwrap"], wrapped) != created._key:
+        return cls(os.urandom(KEY_BYTES)).keep(path, command)
+
+    def keep(self, path: Path, command: Sequence[str]) -> WrappedMasterKey:
+        """Write this key, wrapped, to ``path``."""
+        wrapped = run_program(command, ["wrap"], self._key)
+        if self._key in wrapped or run_program(command, ["unwrap"], wrapped) != self._key:
             raise StateError(f"{command[0]} does not wrap keys so that it unwraps them.", "Correct it.")
         _write_new(path, wrapped)
-        return created
+        return self
 
     @classmethod
     def load(cls, path: Path, command: Sequence[str]) -> WrappedMasterKey:
@@ -134,17 +137,26 @@ class WrappedMasterKey(AesMasterKey):
 
 def create_master_key(settings: Settings) -> AesMasterKey:
     """A new master key, kept as the configuration says."""
-    command, path = _command(settings), master_key_file(settings)
+    command, path = _command(settings), _master_key_file(settings)
     return FileMasterKey.create(path) if command is None else WrappedMasterKey.create(path, command)
 
 
 def open_master_key(settings: Settings) -> AesMasterKey:
     """The registry's master key."""
-    command, path = _command(settings), master_key_file(settings)
+    command, path = _command(settings), _master_key_file(settings)
     return FileMasterKey.load(path) if command is None else WrappedMasterKey.load(path, command)
 
 
-def master_key_file(settings: Settings) -> Path:
+def adopt_master_key(settings: Settings, escrowed: Path) -> AesMasterKey:
+    """Bring an escrowed master key, in plain, into a new home: kept as its configuration says."""
+    key, command, path = FileMasterKey.load(escrowed), _command(settings), _master_key_file(settings)
+    if command is None:
+        key.escrow(path)
+        return key
+    return WrappedMasterKey(key._key).keep(path, command)
+
+
+def _master_key_file(settings: Settings) -> Path:
     """The file that holds the master key, or what a key management service made of it."""
     wrapped = _command(settings) is not None
     return settings.master_key.with_suffix(".wrapped") if wrapped else settings.master_key

@@ -77,7 +77,7 @@ def backup(out: Path, passphrase_file: Path | None, as_json: bool) -> None:
     "--master-key",
     type=FILE,
     required=True,
-    help="The escrowed master.key, or master.wrapped of a key service.",
+    help="This registry's escrowed master key.",
 )
 @passphrase_option
 @home_option

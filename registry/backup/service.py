@@ -34,7 +34,7 @@ from registry.home import Home
 from registry.identity import Identity, SigningKey, registry_keys
 from registry.ledger import service as ledger
 from registry.ledger.audit import Report
-from registry.sealing import master_key_file, open_master_key
+from registry.sealing import adopt_master_key
 from registry.storage import CHUNK_BYTES, Manifest, Storage, atomic_folder, file_sha256
 from registry.verification import verify_within
 from verifier import merkle, signing
@@ -163,10 +163,9 @@ def _new_home(archive: Archive, fresh: Path, master_key: Path) -> Home:
     with archive.open(CONFIG_NAME) as config:
         (fresh / CONFIG_NAME).write_bytes(config.read())
     settings = Settings.load(fresh)
-    shutil.copyfile(master_key, master_key_file(settings))
-    master_key_file(settings).chmod(0o600)
+    master = adopt_master_key(settings, master_key)
     storage = Storage(settings.storage_url, settings.storage_options)
-    return Home(settings, Database(settings.database_url), storage, open_master_key(settings))
+    return Home(settings, Database(settings.database_url), storage, master)
 
 
 def _check_identity(archive: Archive, home: Home) -> None:

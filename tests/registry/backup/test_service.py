@@ -368,3 +368,23 @@ from registry.backup import archive
 archive.ArchiveWriter.close_with = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # all but the manifest
 sys.exit(cli.run(sys.argv[1:]))
 """
+
+
+def test_a_master_key_that_a_service_wraps_is_wrapped_again(tmp_path: Path) -> None:
+    turned = "import sys; sys.stdout.buffer.write(sys.stdin.buffer.read()[::-1])"
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[database]\nurl = "sqlite:///registry.db"\n[storage]\nurl = "storage"\n'
+        f"[master]\nkeep = 'command'\ncommand = {[sys.executable, '-c', turned]!r}\n"
+    )
+    Home.create(tmp_path / "home", config)
+    home = Home.open(tmp_path / "home")
+    service.backup(home, tmp_path / "backup")
+    escrow = tmp_path / "escrow.key"
+    home.master.escrow(escrow)
+    home.close()
+    service.restore(tmp_path / "backup", tmp_path / "new", escrow)
+    assert not (tmp_path / "new" / "master.key").exists()
+    restored = Home.open(tmp_path / "new")
+    assert restored.identity.registry == home.identity.registry
+    restored.close()
