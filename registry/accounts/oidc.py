@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,11 @@ from registry.accounts.browser import set_cookie
 from registry.accounts.models import LinkedIdentity, Person
 from registry.accounts.passkeys import Site
 from registry.accounts.security import Event
+from registry.accounts.service import normal_email
 from registry.accounts.settings import AccountSettings, Provider
 from registry.api.problems import Problem
 from registry.db import unix_now
-from registry.errors import AuthenticationError, NotFoundError, StateError
+from registry.errors import AuthenticationError, InputError, NotFoundError, StateError
 from registry.home import Home
 from verifier.bundle import utc
 
@@ -52,6 +54,7 @@ TIMEOUT = 10
 
 LEEWAY = 60
 _PURPOSE = "oidc-journey"
+_SUBJECT = re.compile(r"[ -~]{1,255}")  # as OpenID Connect Core 1.0 section 2 limits it
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,11 @@ def describe(identity: LinkedIdentity) -> dict[str, Any]:
 
 def _invited(session: Session, email: str, provider: Provider) -> Person | None:
     """The person invited with this address, unless another account of this provider is already his."""
-    person = session.execute(select(Person).where(Person.email == email.lower())).scalar_one_or_none()
+    try:
+        query = select(Person).where(Person.email == normal_email(email))
+    except InputError:
+        return None
+    person = session.execute(query).scalar_one_or_none()
     if person is None or any(found.issuer == provider.issuer for found in identities(session, person.id)):
         return None
     return person
@@ -211,7 +218,8 @@ def _exchange(provider: Provider, site: Site, code: str, verifier: str, nonce: s
         raise _silent(provider) from None
     except (AuthlibBaseError, JoseError, KeyError, TypeError, ValueError):
         raise _refused("the provider's answer does not hold") from None
-    if not isinstance(claims["sub"], str) or not 1 <= len(claims["sub"]) <= 255:
+    subject = claims["sub"]
+    if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
         raise _refused("the provider's subject cannot be used")
     return cast(Mapping[str, Any], claims)
 

@@ -118,7 +118,7 @@ def record(
             actor=actor or source.actor,
             address=source.address,
             request_id=source.request_id,
-            detail=json.dumps(detail, ensure_ascii=False),
+            detail=json.dumps(detail),
         )
     )
 

@@ -73,7 +73,7 @@ class OptionsReply(Reply):
 class Password(Body):
     """The first step of signing in."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=254)]
+    name: Annotated[str, StringConstraints(max_length=254, pattern=r"^[^\x00-\x1f\x7f]+$")]
     password: Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 

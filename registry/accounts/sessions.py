@@ -15,7 +15,7 @@ import hmac
 import secrets
 from dataclasses import dataclass
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from registry.accounts import lockout
@@ -99,6 +99,12 @@ def find(session: Session, secret: str, settings: AccountSettings) -> Current | 
     return Current(secret, row, person)
 
 
+def known(session: Session, secret: str) -> bool:
+    """Whether there was such a session of late, even if it holds no longer."""
+    query = select(WebSession.id).where(WebSession.secret_sha256 == _digest(secret))
+    return session.execute(query).first() is not None
+
+
 def seen(home: Home, current: Current) -> None:
     """Note that a session is in use, to the nearest minute."""
     now = unix_now()
@@ -120,13 +126,9 @@ def end_all(session: Session, person: int, but: Current | None = None) -> None:
 
 
 def forget_expired(session: Session, settings: AccountSettings) -> None:
-    """Delete sessions and failed attempts that no longer count."""
-    now = unix_now()
-    expired = or_(
-        WebSession.created_at <= now - settings.longest_seconds,
-        WebSession.seen_at <= now - settings.idle_seconds,
-    )
-    session.execute(delete(WebSession).where(expired))
+    """Delete sessions whose cookies no browser has any more, and failed attempts that no longer count."""
+    longest = unix_now() - settings.longest_seconds
+    session.execute(delete(WebSession).where(WebSession.created_at <= longest))
     lockout.forget_old(session)
 
 

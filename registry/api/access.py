@@ -193,8 +193,10 @@ def _by_session(secret: str, needed: Permission | str | None) -> Principal | Non
     """
     with home().database.read() as session:
         current = sessions.find(session, secret, account_settings())
-    if current is None:
+        forged = current is None and not sessions.known(session, secret)
+    if forged:
         security.log(home(), Event.FORGED_SESSION)
+    if current is None:
         return None
     g.web_session = current
     if request.method not in _SAFE:

@@ -99,6 +99,8 @@ def events(home: Home) -> list[str]:
         {"sub": None},
         {"sub": 7},
         {"sub": ""},
+        {"sub": "a\u0000b"},
+        {"sub": "x" * 256},
     ],
 )
 def test_a_token_that_is_not_for_us_now_is_refused(

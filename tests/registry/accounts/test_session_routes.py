@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from sqlalchemy import select, update
 
@@ -93,6 +95,7 @@ def test_a_session_ends_after_idling_and_after_its_longest_time(browser: Browser
     browser.sign_in()
     age(created_at=WebSession.created_at - 12 * 3600)
     assert browser.get("/people").status_code == 401
+    assert "session.forged" not in kinds(home)  # it only grew old
 
 
 def test_use_keeps_a_session_alive(sqlite_browser: Browser, sqlite_home: Home) -> None:
@@ -164,6 +167,19 @@ def test_wrong_names_and_wrong_passwords_get_one_answer(browser: Browser, home: 
     assert {answer.status_code for answer in answers} == {401}
     assert all(body == bodies[0] for body in bodies)
     assert all("Set-Cookie" not in answer.headers for answer in answers)
+
+
+@pytest.mark.parametrize("name", ["", "a\u0000", "a\nb", "\ud800", "x" * 255, 7, None, ["ada"]])
+def test_names_that_nobody_can_have_are_refused(browser: Browser, name: object) -> None:
+    answer = browser.client.post(
+        "/api/v1/session", data=json.dumps({"name": name, "password": "x"}), content_type="application/json"
+    )
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("name", ["'; DROP TABLE person; --", "\u202e\U0001f600", "%", "../ada"])
+def test_odd_names_are_only_unknown(browser: Browser, name: str) -> None:
+    assert browser.sign_in(name, "\u0000\U0001f600").status_code == 401
 
 
 def test_an_unknown_name_costs_as_much_hashing(
