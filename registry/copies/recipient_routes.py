@@ -31,6 +31,7 @@ from registry.copies.routes import (
     ReceiptReply,
     Responses,
     add_countersignature,
+    link_url,
     receipt_of,
     requester,
     send_archive,
@@ -101,7 +102,7 @@ def offer(path: SecretPath) -> Response:
         ],
     }
     if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-        response = make_response(render_template_string(_PAGE, **offered))
+        response = make_response(render_template_string(_PAGE, address=link_url(path.secret), **offered))
         response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
     else:
         response = make_response(OfferReply(**offered).model_dump_json())
@@ -215,7 +216,7 @@ _PAGE = """<!doctype html>
 <p>This copy is yours alone: images that it makes can be traced to it. The link works for one complete
 download, until {{ expires_at }}; a download that breaks off can be resumed.</p>
 <p><a class="button" href="{{ archive }}">Download {{ '{:,}'.format(size) }} bytes (tar)</a></p>
-<p>Or on a command line: <code>curl -fOJ -C - {{ request.base_url }}/archive</code></p>
+<p>Or on a command line: <code>curl -f -C - -o {{ copy_id }}.tar {{ address }}/archive</code></p>
 <details>
 <summary>Files</summary>
 <table>
