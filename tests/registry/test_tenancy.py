@@ -15,18 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyotp
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import select
 from werkzeug.test import TestResponse
 
-from registry.accounts import people, tokens
+from registry.accounts import factors, people, tokens
 from registry.accounts.models import SecurityEvent
 from registry.accounts.permissions import Permission, Role
 from registry.api.access import PUBLIC, access_of
 from registry.app import create_app
 from registry.c2pa.manifests import ALGORITHM
 from registry.home import Home
+from tests.registry.accounts.support import Browser, add_admin
 from tests.registry.resolve.support import QUANTA, Caller, issue, query, signs
 from tests.registry.support import MODEL, RECIPIENT
 
@@ -223,6 +225,29 @@ def world(ready_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     home.close()
 
 
+@pytest.fixture(scope="module")
+def signed_in(world: World) -> Browser:
+    """The browser of an administrator of the first organisation."""
+    add_admin(world.home, "signed.in")
+    browser = Browser(world.home, world.client.application)
+    assert browser.sign_in("signed.in").get_json()["state"] == "signed-in"
+    return browser
+
+
+@pytest.fixture(scope="module")
+def half(world: World) -> Browser:
+    """The browser of one who showed the password and owes the second factor."""
+    add_admin(world.home, "half.way")
+    with world.home.database.write() as session:
+        person = people.get_person(session, "half.way")
+        secret, _ = factors.begin_totp(session, world.home.master, person)
+    with world.home.database.write() as session:
+        factors.confirm_totp(session, world.home.master, person, pyotp.TOTP(secret).now())
+    browser = Browser(world.home, world.client.application)
+    browser.sign_in("half.way")
+    return browser
+
+
 def _belongings(home: Home, owner: Caller, auditor: Caller) -> Ids:
     """One of each thing that an organisation can have."""
 
@@ -278,13 +303,17 @@ def _binding(asked: dict[str, Any]) -> dict[str, str]:
     return {"alg": ALGORITHM, "value": base64.b64encode(json.dumps(asked).encode()).decode()}
 
 
-def _ask(caller: Caller | None, client: FlaskClient, name: str, ids: Ids) -> TestResponse:
+def _ask(
+    caller: Caller | None, client: FlaskClient, name: str, ids: Ids, csrf: str | None = None
+) -> TestResponse:
     method, rule = name.split(" ")
     route, path = ROUTES[name], rule
     for parameter, value in ids.items():
         path = path.replace(f"<{parameter}>", value)
     assert "<" not in path, f"{path}: give the world an id"
     headers = {} if caller is None else {"Authorization": f"Bearer {caller.token}"}
+    if csrf is not None:
+        headers["X-CSRF-Token"] = csrf
     sent: dict[str, Any] = {}
     if route.data is not None:
         sent, headers = {"data": route.data}, {**headers, "Content-Type": "application/octet-stream"}
@@ -318,6 +347,21 @@ def test_a_stranger_is_turned_away(world: World, name: str) -> None:
     assert _ask(forged, client, name, world.ids).status_code == 401
     client.set_cookie("hallmark_session", "A" * 43)
     assert _ask(None, client, name, world.ids).status_code == 401
+
+
+@pytest.mark.parametrize("name", GUARDED)
+def test_half_a_sign_in_opens_nothing(world: World, half: Browser, name: str) -> None:
+    assert half.state()["state"] == "factor-needed"
+    assert _ask(None, half.client, name, world.ids, half.csrf).status_code == 401
+
+
+@pytest.mark.parametrize("name", [name for name in GUARDED if not name.startswith("GET ")])
+def test_another_site_changes_nothing_in_the_name_of_who_is_signed_in(
+    world: World, signed_in: Browser, name: str
+) -> None:
+    answer = _ask(None, signed_in.client, name, world.ids)
+    assert answer.status_code == 403
+    assert "X-CSRF-Token" in answer.get_json()["detail"]
 
 
 @pytest.mark.parametrize("name", GUARDED)
