@@ -13,7 +13,7 @@ Members (see :mod:`verifier.archive` for the container)::
     trust.json                the registry's id and public key
     checkpoint.txt            signed tree head of the ledger
     revocations.json          [{"key_id", "revoked_at", "reason"}]
-    models/<name>/network.onnx, network.json
+    models/<name>/network.onnx, network.json, and vectors.npz where the network has test vectors
     models/<name>/keys/...    only with keys: phi.bin (n x bits/8), certificates.bin (n x RECORD) and,
                               where recipients may be unmasked, recipients.json
     ledger/<level>            only with keys: all hashes of that tile level, one after the other
@@ -48,7 +48,7 @@ from verifier.errors import InputError, TrustError
 SCHEMA = "hallmark/bundle/1"
 TRUST_SCHEMA = "hallmark/trust/1"
 MANIFEST, TRUST, CHECKPOINT, REVOCATIONS = "manifest.json", "trust.json", "checkpoint.txt", "revocations.json"
-NETWORK_FILES = ("network.onnx", "network.json")
+NETWORK_FILES, VECTORS = ("network.onnx", "network.json"), "vectors.npz"
 
 RECORD = np.dtype(
     [
@@ -197,6 +197,8 @@ def write_bundle(
     }
     for model, content in zip(described, models, strict=True):
         members.update({f"{model.folder}/{name}": content.network / name for name in NETWORK_FILES})
+        if (content.network / VECTORS).exists():
+            members[f"{model.folder}/{VECTORS}"] = content.network / VECTORS
         if content.keys is not None:
             members.update(_key_members(model, content.keys))
     if with_keys:
@@ -386,6 +388,10 @@ class Bundle:
     def digest(self, name: str) -> str:
         """The SHA-256 (hex) that the manifest states for a member."""
         return self._files[name][0]
+
+    def holds(self, name: str) -> bool:
+        """Whether the bundle has such a member."""
+        return name in self._files
 
     def read_json(self, name: str) -> Any:
         return _parse_json(self._archive, name)

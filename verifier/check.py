@@ -42,7 +42,7 @@ from verifier.finding import (
     NetworkEntry,
 )
 from verifier.images import load_image
-from verifier.network import Network, NetworkSpec, Pose, Reading
+from verifier.network import VECTORS, Network, NetworkSpec, Pose, Reading
 from verifier.resolve import KeyTable
 
 ALPHA = 1e-6
@@ -144,6 +144,7 @@ class Verifier:
             raise InputError("the bundle holds no model.", "Export it again after `registry model add`.")
         self._models = [self._open_model(entry, device) for entry in bundle.models]
         self.device = self._models[0].network.device
+        self.chosen = self._models[0].network.chosen
         self._side = max(model.network.side for model in self._models)
         self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
 
@@ -200,7 +201,14 @@ class Verifier:
         if (spec.bits, spec.basis) != (entry.bits, entry.basis):
             raise TrustError(f"the network of model {entry.name} was made for another fingerprint basis")
         name = f"{entry.folder}/network.onnx"
-        network = Network(self.bundle.read(name), spec, device, self.bundle.digest(name))
+        vectors = f"{entry.folder}/{VECTORS}"
+        network = Network(
+            self.bundle.read(name),
+            spec,
+            device,
+            self.bundle.digest(name),
+            self.bundle.read(vectors) if self.bundle.holds(vectors) else None,
+        )
         return _Model(entry, network, KeyTable(self.bundle.phi(entry)))
 
     def _read(

@@ -113,8 +113,8 @@ def cli() -> None:
     "--device",
     default="auto",
     show_default=True,
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    help="Where the network runs; cuda fails if there is no usable graphics card.",
+    metavar="auto|cpu|cuda[:N]|tensorrt",
+    help="Where the network runs; what does not start is an error (see `verifier doctor`).",
 )
 @click.option(
     "--no-pose-search",
@@ -164,7 +164,8 @@ def check(
             worse = BAD_INPUT if finding.has_errors else ATTRIBUTED if finding.attributed else NOT_ATTRIBUTED
             code = max(code, worse)
     if not as_json:
-        click.echo(f"{note} Read on {verifier.device}.")
+        why = f" ({verifier.chosen})" if verifier.chosen else ""
+        click.echo(f"{note} Read on {verifier.device}{why}.")
     return code
 
 

@@ -194,6 +194,10 @@ def _decode_opened(opened: Image.Image, name: str, side: int | None) -> Decoded:
             if _has_more(opened):
                 notes.append("of several frames the first was read")
             image, more = _to_srgb(opened)
+            if full[0] % reduced or full[1] % reduced:
+                # The last blocks hang over the picture's edge: without this it would be drawn in by so much.
+                part = (0.0, 0.0, full[0] / reduced, full[1] / reduced)
+                image = image.resize(image.size, Image.Resampling.BICUBIC, part)
             transpose = _transpose(opened)
             if transpose is not None:
                 image = image.transpose(transpose)

@@ -18,6 +18,9 @@ implementations read the same:
   same on every device up to one step, for which the bound of :mod:`verifier.evidence` is exact.
 - The confidence of a pose is the mean over the bits of ``log cosh L`` with L the clipped, rounded logits in
   natural-log units.
+- Packages may hold test vectors, ``vectors.npz``: ``pixels`` (n, S, S, 3) uint8 and the ``logits`` (n, k)
+  float32 that the CPU gives for them. A device that reads them with more than TOLERANCE quanta of
+  difference is refused.
 
 **The pose rule** looks at the image alone, never at keys, so it costs no evidence. The identity pose
 is taken alone if its confidence reaches ``sufficient``. Otherwise the image is also tried mirrored, and as
@@ -32,10 +35,11 @@ by confidence, of equals the earlier one first.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
+import io
 import itertools
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,23 +49,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from verifier.devices import open_session
 from verifier.errors import InputError, VerifierError
 from verifier.evidence import log_cosh
-from verifier.quiet import quiet_libraries
-
-with quiet_libraries():  # it reports graphics cards that it cannot open while it is imported
-    import onnxruntime
 
 SCHEMA = "hallmark/network/1"
-DEVICES = ("auto", "cpu", "cuda")
+VECTORS = "vectors.npz"
+TOLERANCE = 1
+"""Quanta by which a device's logits may differ from the test vectors': rounding, and no more."""
+
 BATCH = 128
 """Poses per run: as fast as larger batches on a CPU, and a few hundred MB at most."""
 
 MARGIN = 4
 """A JPEG decoded at reduced scale keeps so many pixels for one of the canvas, or more.
 
-Its canvas then differs from that of the full decode by what rounding to 8 bits does anyway: a tenth of a
-grey level on average, one or two at most. So do its logits: a few quanta each, without a direction; of the
+Its canvas then differs from that of the full decode by what rounding to 8 bits does anyway: some 0.2
+grey levels on average, one or two at most. So do its logits: a few quanta each, without a direction; of the
 evidence for a key of some 50 decades it changes less than half a decade, up or down.
 """
 
@@ -71,13 +75,11 @@ ANGLES = tuple(angle for angle in range(-45, 46, 5) if angle)
 TURNS = (-2, -1, 1, 2)
 """Degrees by which the best angles are changed: with ``ANGLES`` they reach every whole degree."""
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_FATAL = 4  # onnxruntime's severity above which it logs
 
 Readings = NDArray[np.int32]
 
@@ -176,16 +178,25 @@ class Network:
     """A network package on one device."""
 
     def __init__(
-        self, onnx: bytes | memoryview, spec: NetworkSpec, device: str = "auto", digest: str | None = None
+        self,
+        onnx: bytes | memoryview,
+        spec: NetworkSpec,
+        device: str = "auto",
+        digest: str | None = None,
+        vectors: bytes | memoryview | None = None,
     ) -> None:
         """:class:`InputError` if the device is not available or the graph is no attribution network.
 
-        ``digest`` is the SHA-256 (hex) of ``onnx`` where the caller has compared it already.
+        ``digest`` is the SHA-256 (hex) of ``onnx`` where the caller has compared it already, ``vectors`` the
+        contents of ``vectors.npz``: :class:`VerifierError` where this device reads them otherwise. ``device``
+        is then where it runs and ``chosen`` why, if that was left to ``auto``.
         """
         self.spec = spec
         self.digest = digest or hashlib.sha256(onnx).hexdigest()
-        self._session, self.device = _open_session(bytes(onnx), device)
+        self._session, self.device, self.chosen = open_session(bytes(onnx), device)
         self._check_graph()
+        if vectors is not None:
+            self._check_vectors(vectors)
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "auto") -> Network:
@@ -194,11 +205,13 @@ class Network:
         try:
             onnx = (folder / "network.onnx").read_bytes()
             document = json.loads((folder / "network.json").read_bytes())
+            vectors = (folder / VECTORS).read_bytes() if (folder / VECTORS).exists() else None
         except OSError as error:
             raise InputError(f"cannot read {error.filename}: {error.strerror}.") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{folder / 'network.json'} is no JSON: {error}.") from None
-        return cls(onnx, NetworkSpec.parse(document, str(folder / "network.json")), device)
+        spec = NetworkSpec.parse(document, str(folder / "network.json"))
+        return cls(onnx, spec, device, vectors=vectors)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raw logits (n, k) of canvases ``pixels`` (n, S, S, 3) uint8, in batches."""
@@ -332,6 +345,22 @@ class Network:
             if 0 <= left <= size - width and 0 <= top <= size - height:
                 yield Pose(left, top, width, height)
 
+    def _check_vectors(self, content: bytes | memoryview) -> None:
+        """Whether this device reads the test vectors as the one that the network was made on."""
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                pixels, expected = arrays["pixels"], self.quantise(arrays["logits"])
+            found = self.quantise(self.logits(pixels))
+            apart = int(np.abs(found - expected).max(initial=0))
+        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise InputError(f"{VECTORS} cannot be used: {error}.") from None
+        if apart > TOLERANCE:
+            raise VerifierError(
+                f"{self.device} reads this network's test images otherwise than it should: by up to {apart} "
+                f"quanta, and {TOLERANCE} is allowed.",
+                "Use another --device, and please report the graphics card and driver.",
+            )
+
     def _check_graph(self) -> None:
         spec = self.spec
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -363,56 +392,3 @@ def _window(image: Image.Image, side: int) -> tuple[int, int]:
     """(width, height) with the image's proportions, the longer one being ``side``."""
     longer = max(image.size)
     return max(1, round(image.width * side / longer)), max(1, round(image.height * side / longer))
-
-
-def _open_session(onnx: bytes, device: str) -> tuple[Any, str]:
-    """An inference session and the device it runs on (``cpu`` or ``cuda``)."""
-    if device not in DEVICES:
-        raise InputError(f"--device {device}: choose one of {', '.join(DEVICES)}.")
-    available = onnxruntime.get_available_providers()
-    if device == "cuda" and _PROVIDERS["cuda"] not in available:
-        raise InputError(
-            f"--device cuda: this onnxruntime has no CUDA provider (it has {', '.join(available)}).",
-            "Install onnxruntime-gpu, or use --device auto or cpu.",
-        )
-    wanted = ["cuda", "cpu"] if device == "auto" else [device]
-    for name in wanted:
-        if _PROVIDERS[name] not in available:
-            continue
-        session = _try_session(onnx, name)
-        if session is not None:
-            return session, name
-    raise InputError(
-        f"--device {device}: onnxruntime cannot start its CUDA provider: {_missing_library()}.",
-        "Install the CUDA and cuDNN libraries that onnxruntime-gpu names, or use --device auto or cpu.",
-    )
-
-
-def _try_session(onnx: bytes, device: str) -> Any | None:
-    """A session on exactly ``device``, or None if onnxruntime fell back to another."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL
-    # Idle threads that spin take the processor from what runs between two readings.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = [_PROVIDERS[device]] + ([_PROVIDERS["cpu"]] if device != "cpu" else [])
-    try:
-        with quiet_libraries():
-            onnxruntime.set_default_logger_severity(_FATAL)
-            session = onnxruntime.InferenceSession(onnx, options, providers=providers)
-    except Exception as error:  # noqa: BLE001 - as above
-        if device != "cpu":
-            return None
-        reason = str(error).splitlines()[0]
-        raise InputError(f"network.onnx cannot be loaded: {reason}.") from None
-    return session if session.get_providers()[0] == _PROVIDERS[device] else None
-
-
-def _missing_library() -> str:
-    """What the dynamic linker says about onnxruntime's CUDA library."""
-    folder = Path(onnxruntime.__file__).parent / "capi"
-    for library in sorted(folder.glob("*onnxruntime_providers_cuda*")):
-        try:
-            ctypes.CDLL(str(library))
-        except OSError as error:
-            return str(error).splitlines()[0]
-    return "no usable graphics card or driver was found"

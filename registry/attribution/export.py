@@ -1,4 +1,4 @@
-"""The network package: ``network.onnx``, ``network.json`` and the readings of foreign images.
+"""The network package: ``network.onnx``, ``network.json``, test vectors and the readings of foreign images.
 
     write_package(network, folder, basis_digest, evidence)
     write_foreign(folder, images)
@@ -24,10 +24,12 @@ from registry.attribution.matched_filter import FILL
 from registry.attribution.network import KeyNetwork
 from registry.attribution.training import CLIP, QUANTUM
 from registry.progress import progress
-from verifier.network import ANGLES, SCHEMA, Network
+from verifier.network import ANGLES, SCHEMA, VECTORS, Network
 
 SMALLEST_SIDE = 0.75
 SIDE_STEP = 3 / 64
+TEST_IMAGES = 2
+"""Enough to tell a device that computes otherwise, few enough to read whenever a network is loaded."""
 
 
 def network_json(
@@ -66,7 +68,7 @@ def write_package(
     evidence: Mapping[str, Any],
     version: int = 1,
 ) -> None:
-    """Write ``network.onnx`` and ``network.json`` for the basis with digest ``basis``."""
+    """Write ``network.onnx``, ``network.json`` and test vectors for the basis with digest ``basis``."""
     folder.mkdir(parents=True, exist_ok=True)
     network.eval()
     example = torch.zeros((2, network.size, network.size, 3), dtype=torch.uint8)
@@ -85,6 +87,18 @@ def write_package(
         )
     description = network_json(network, basis, evidence, version)
     (folder / "network.json").write_text(json.dumps(description, indent=2) + "\n")
+    (folder / VECTORS).unlink(missing_ok=True)
+    write_vectors(folder)
+
+
+def write_vectors(folder: Path) -> None:
+    """Test vectors for the package in ``folder``: blurred noise, and what the CPU reads in it."""
+    network = Network.load(folder, device="cpu")
+    size = network.spec.size
+    noise = np.random.default_rng(1).integers(0, 256, (TEST_IMAGES, 16, 16, 3), np.uint8)
+    images = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in noise]
+    pixels = np.stack([np.asarray(image) for image in images])
+    np.savez_compressed(folder / VECTORS, pixels=pixels, logits=network.logits(pixels))
 
 
 def write_foreign(folder: Path, images: Sequence[Image.Image]) -> None:

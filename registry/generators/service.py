@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from registry.generators.adapters import Adapter
 
 BUILTIN = "builtin:"
-NETWORK_FILES = ("network.onnx", "network.json", "foreign.npz")
+NETWORK_FILES, OPTIONAL_FILES = ("network.onnx", "network.json", "foreign.npz"), ("vectors.npz",)
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
@@ -252,7 +252,8 @@ def install_network(session: Session, storage: Storage, model: Model, package: P
     :class:`InputError` where the package is not whole or was made for another basis.
     """
     _check_package(package, model)
-    manifest = {n: entry for n, entry in folder_manifest(package).items() if n in NETWORK_FILES}
+    files = [*NETWORK_FILES, *(name for name in OPTIONAL_FILES if (package / name).is_file())]
+    manifest = {n: entry for n, entry in folder_manifest(package).items() if n in files}
     digest = bytes.fromhex(manifest_digest(manifest))
     known = networks(session, model)
     for network in known:
@@ -267,7 +268,7 @@ def install_network(session: Session, storage: Storage, model: Model, package: P
         foreign_images=len(foreign),
         installed_at=unix_now(),
     )
-    with _only(package, NETWORK_FILES) as folder:
+    with _only(package, files) as folder:
         storage.put_folder(network_name(network), folder)
     session.add(network)
     session.flush()

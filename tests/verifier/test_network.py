@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.factories import BASIS, SUFFICIENT, background, paint, patterns, write_network
 from verifier.errors import InputError, VerifierError
+from verifier.evidence import chernoff_log10
+from verifier.images import load_image
 from verifier.network import ANGLES, Network, NetworkSpec, Pose
 
 SIGNS = (np.random.default_rng(4).integers(0, 2, 64) * 2 - 1).astype(np.int8)
@@ -188,31 +190,55 @@ def test_large_images_are_averaged_before_they_are_read(network: Network) -> Non
     assert bits_right(network, large) == 1
 
 
-def test_a_device_that_is_not_there_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxruntime
+def test_reduced_scale_costs_no_evidence(network: Network, tmp_path: Path) -> None:
+    """What MARGIN's text claims, at a scale that keeps little more than the least."""
+    evidence = []
+    for seed in range(6):
+        large = paint(SIGNS, 32, seed, strength=1.0).resize((1220, 1060), Image.Resampling.BICUBIC)
+        grain = np.random.default_rng(seed).integers(-5, 6, (1060, 1220, 1))
+        large = Image.fromarray(np.clip(np.asarray(large, int) + grain, 0, 255).astype(np.uint8))
+        large.save(tmp_path / "large.jpg", quality=90)
+        full = load_image(tmp_path / "large.jpg").image
+        small = load_image(tmp_path / "large.jpg", network.side).image
+        assert small.size == (153, 133)
+        canvases = [network._canvases(network.reduced(image), [WHOLE]).astype(int) for image in (full, small)]
+        assert np.abs(canvases[0] - canvases[1]).mean() < 0.25
+        assert np.abs(canvases[0] - canvases[1]).max() <= 2
+        read = [network.read(image, pose_search=False).logits.astype(np.int64) for image in (full, small)]
+        evidence.append([-chernoff_log10(logits, float(logits @ SIGNS)) for logits in read])
+    whole, reduced = np.array(evidence).T
+    assert whole.min() > 1.5
+    assert np.abs(reduced - whole).max() < 0.2, "decades"
 
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(InputError, match=r"--device cuda: this onnxruntime has no CUDA provider"):
-        Network.load(folder, device="cuda")
-    assert Network.load(folder, device="auto").device == "cpu"
-    with pytest.raises(InputError, match="--device abacus"):
-        Network.load(folder, device="abacus")
+
+def with_vectors(folder: Path, change: float = 0.0) -> Path:
+    network = Network.load(write_network(folder), device="cpu")
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    logits = network.logits(pixels)
+    logits[1, 5] += change
+    np.savez_compressed(folder / "vectors.npz", pixels=pixels, logits=logits)
+    return folder
 
 
-def test_a_cuda_provider_that_cannot_start_is_an_error_not_the_cpu(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    import onnxruntime
+def test_test_vectors_are_read_when_a_network_is_loaded(tmp_path: Path) -> None:
+    assert Network.load(with_vectors(tmp_path / "same"), device="cpu").device == "cpu"
+    assert Network.load(with_vectors(tmp_path / "rounded", 1 / 16), device="cpu").device == "cpu"
+    with pytest.raises(VerifierError, match=r"cpu reads .* by up to 2 quanta") as caught:
+        Network.load(with_vectors(tmp_path / "other", 2 / 16), device="cpu")
+    assert caught.value.exit_code == 4
 
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this onnxruntime has a CUDA provider")
-    # It claims the provider, as onnxruntime-gpu does on a machine without the libraries.
-    claimed = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: claimed)
-    with pytest.raises(InputError, match="cannot start its CUDA provider"):
-        Network.load(folder, device="cuda")
-    assert Network.load(folder, device="auto").device == "cpu"
-    assert capfd.readouterr() == ("", "")
+
+@pytest.mark.parametrize("kind", ["noise", "empty", "fields", "shape", "cut"])
+def test_test_vectors_that_cannot_be_used_are_named(tmp_path: Path, kind: str) -> None:
+    path = with_vectors(tmp_path) / "vectors.npz"
+    if kind == "fields":
+        np.savez(path, images=np.zeros(3))
+    elif kind == "shape":
+        np.savez(path, pixels=np.zeros((2, 32, 32, 3), np.uint8), logits=np.zeros((2, 63), np.float32))
+    else:
+        path.write_bytes({"noise": b"noise" * 40, "empty": b"", "cut": path.read_bytes()[:500]}[kind])
+    with pytest.raises(InputError, match=r"vectors\.npz cannot be used"):
+        Network.load(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(
