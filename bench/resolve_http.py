@@ -39,6 +39,7 @@ from verifier import phi
 REAL = 200
 REPEATS_OF_A_COPY = 10
 CLIENTS = 16
+WARM_ROUNDS = 10
 QUANTA = 128
 BITS_WRONG = 0.1
 
@@ -96,8 +97,8 @@ def _prepare(folder: Path, url: str, count: int, requests: int) -> Prepared:
 def _fill(connection: Any, model: int, count: int) -> None:
     """Rows of further keys, as the search needs them."""
     columns = (
-        "key_id, organisation_id, model_id, recipient_id, redraws, recipient_commitment, commitment, issued_at, "
-        "signature, ledger_index"
+        "key_id, organisation_id, model_id, recipient_id, redraws, recipient_commitment, commitment, "
+        "issued_at, signature, ledger_index"
     )
     with progress("adding keys", count) as bar, connection.cursor() as cursor:
         with cursor.copy(f"COPY user_key ({columns}) FROM STDIN") as copy:
@@ -128,10 +129,9 @@ def _bodies(home: Home, issued: list[str], network: str, requests: int) -> list[
 
 
 def _warm(port: int, prepared: Prepared, workers: int) -> None:
-    """Let every worker derive its keys, which takes seconds once: no answer is slow any more."""
-    load = Load(port, prepared.token, prepared.bodies[1:9] * (4 * workers), 20)
-    while True:
-        load.seconds.clear()
+    """Let every worker derive its keys, which takes seconds once: until no answer is slow any more."""
+    for _ in range(WARM_ROUNDS):  # repeats cost units
+        load = Load(port, prepared.token, prepared.bodies[1:9] * workers, 20)
         load.run()
         if max(load.seconds) < 1:
             return

@@ -72,6 +72,10 @@ MODELS_MOST = 16
 PIXELS_MOST = 1 << 25
 """Of an uploaded image: 34 megapixels, some 100 MB decoded in a worker."""
 
+AT_ONCE = 2
+"""Queries that a process works on at a time. More would not be faster, and whoever holds the lock on a budget
+would wait for the interpreter at each of his statements, and everybody for him."""
+
 REFUSED = "resolve.budget-spent"
 
 Source = Literal["client logits", "image"]
@@ -129,6 +133,7 @@ class _State:
         self.recent: dict[tuple[str, int], RecentSketches] = {}
         self.sketcher: Sketcher | None = None
         self.lock = threading.Lock()
+        self.slots = threading.BoundedSemaphore(AT_ONCE)
 
 
 _states: WeakKeyDictionary[Database, _State] = WeakKeyDictionary()
@@ -148,6 +153,11 @@ def resolve(home: Home, principal: Principal, query: Query) -> Answer:
     budget is spent.
     """
     state = _state(home)
+    with state.slots:
+        return _resolve(home, state, principal, query)
+
+
+def _resolve(home: Home, state: _State, principal: Principal, query: Query) -> Answer:
     with home.database.read() as session:
         target = grants.find_target(session, principal.organisation, query.model)
         installed = generators.networks(session, target.model)
