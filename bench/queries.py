@@ -34,7 +34,9 @@ from registry.demo.commands import Commands, json_objects
 from registry.home import Home
 from registry.keys import service as keys
 from registry.keys.service import Issuer
+from registry.ledger import tiles
 from registry.progress import progress
+from verifier.merkle import TILE_WIDTH
 
 SMALL_KEYS = 1_000
 RECIPIENTS = 50_000
@@ -132,7 +134,7 @@ def fill(url: str, count: int) -> None:
             "ledger_index": f"CASE WHEN n % 10 = 0 THEN NULL ELSE {FIRST} + {count + count // 100} + n END",
         }),
         ("ledger_entry", entries, {"index": f"{FIRST} + n", "kind": "'hallmark/certificate/1'"}),
-        ("ledger_tile", entries // 256, {
+        ("ledger_tile", entries // TILE_WIDTH, {
             "level": "0", "number": "n", "hashes": "decode(repeat('00', 8192), 'hex')",
         }),
         ("ledger_checkpoint", entries // 4, {"size": f"{FIRST} + 4 * n", "note": "repeat('x', 200)"}),
@@ -163,15 +165,26 @@ def fill(url: str, count: int) -> None:
             connection.exec_driver_sql(
                 "INSERT INTO key_count SELECT model_id, count(*) FROM user_key GROUP BY model_id"
             )
-            connection.exec_driver_sql(f"UPDATE ledger_head SET size = {256 * (entries // 256)}")
-            connection.exec_driver_sql(f"DELETE FROM ledger_entry WHERE index >= {256 * (entries // 256)}")
-            connection.exec_driver_sql(f"DELETE FROM ledger_checkpoint WHERE size > {256 * (entries // 256)}")
+            _end_ledger(connection, TILE_WIDTH * (entries // TILE_WIDTH))
             for name in ("user_key", "download", "security_event", "recipient"):
                 connection.exec_driver_sql(f"SELECT setval('{name}_id_seq', max(id)) FROM {name}")
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE")
     finally:
         engine.dispose()
+
+
+def _end_ledger(connection: Connection, size: int) -> None:
+    """Cut the ledger off at ``size`` and give it the right edge that the next entry needs."""
+    connection.exec_driver_sql(f"UPDATE ledger_head SET size = {size}")
+    connection.exec_driver_sql(f"DELETE FROM ledger_entry WHERE index >= {size}")
+    connection.exec_driver_sql(f"DELETE FROM ledger_checkpoint WHERE size > {size}")
+    connection.exec_driver_sql(f"DELETE FROM ledger_tile WHERE number >= {size // TILE_WIDTH}")
+    for level, number in tiles.edge(size):
+        filled = (size // TILE_WIDTH**level) % TILE_WIDTH
+        connection.exec_driver_sql(
+            f"INSERT INTO ledger_tile VALUES ({level}, {number}, decode(repeat('00', {32 * filled}), 'hex'))"
+        )
 
 
 def _clone_models(connection: Connection) -> None:
@@ -235,7 +248,7 @@ def requests(home: Home, tokens: dict[str, str]) -> list[Request]:
     found.append(Request("large: 100th page of keys", _pages(client, tokens["large"], "/keys", 100)))
     issuer = Issuer.open(home, f"{MODEL}@1", RECIPIENT)
     found.append(Request("issue a key", lambda: issuer.issue(1)))
-    found.append(Request("key table of the small model", lambda: _key_table(home)))
+    found.append(Request("key table of the small model", lambda: _key_table(home), page=False))
     return found
 
 

@@ -46,11 +46,13 @@ def upgrade() -> None:
             user_key.create_index(
                 f"ix_user_key_{column}_ledger_index", [column, "ledger_index"], unique=False
             )
+    op.create_index("ix_security_event_kind_id", "security_event", ["kind", "id"], unique=False)
     op.create_index("ix_download_organisation_id_id", "download", ["organisation_id", "id"], unique=False)
 
 
 def downgrade() -> None:
     op.drop_index("ix_download_organisation_id_id", table_name="download")
+    op.drop_index("ix_security_event_kind_id", table_name="security_event")
     with op.batch_alter_table("user_key") as user_key:
         for column in ("organisation_id", "model_id", "recipient_id"):
             user_key.drop_index(f"ix_user_key_{column}_ledger_index")

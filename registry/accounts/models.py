@@ -143,7 +143,10 @@ class SecurityEvent(Base):
     """
 
     __tablename__ = "security_event"
-    __table_args__ = (Index("ix_security_event_organisation_id_id", "organisation_id", "id"),)
+    __table_args__ = (
+        Index("ix_security_event_organisation_id_id", "organisation_id", "id"),
+        Index("ix_security_event_kind_id", "kind", "id"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[int]
