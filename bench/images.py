@@ -38,7 +38,7 @@ DEADLINE = 45.0
 """Seconds for one mutation: longer than the loader's own deadline, which must have ended it before."""
 
 SLOW = 5.0
-CHUNK = 500
+CHUNK = 5000
 SIDE = 256
 
 pillow_heif.register_heif_opener()

@@ -278,6 +278,28 @@ def proof(proof: str, trust: str, record: str | None, seen: str | None) -> int:
     return 0
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(as_json: bool) -> int:
+    """Tell what this installation can do: versions, processor, devices, image formats.
+
+    Every device is started with a tiny network, so what is said to start does start; for the others it
+    says what is missing and what to install.
+
+    Exit codes: 0 images can be checked, 4 they cannot.
+    """
+    import json
+
+    from verifier.doctor import examine, rows
+
+    diagnosis = examine()
+    if as_json:
+        click.echo(json.dumps(diagnosis.document()))
+    else:
+        _print_rows(list(rows(diagnosis)))
+    return ATTRIBUTED if diagnosis.sound else INTERNAL
+
+
 def _passphrase() -> str:
     return str(click.prompt("Passphrase", hide_input=True, err=True, default="", show_default=False))
 

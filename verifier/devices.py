@@ -35,8 +35,9 @@ FORMS = "auto, cpu, cuda, cuda:N or tensorrt"
 _FATAL = 4  # onnxruntime's severity above which it logs
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _INSTALL = {
-    "cuda": "Install it: pip install 'onnxruntime-gpu[cuda,cudnn]'; or use --device cpu.",
-    "tensorrt": "Install TensorRT 10 where the system finds its libraries; or use --device cuda.",
+    "cuda": "Install an NVIDIA driver and CUDA's libraries (pip install 'onnxruntime-gpu[cuda,cudnn]'), "
+    "or use --device cpu.",
+    "tensorrt": "Install TensorRT 10 where the system finds its libraries, or use --device cuda.",
 }
 
 
