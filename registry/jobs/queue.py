@@ -16,15 +16,17 @@ from typing import Any
 
 from huey import RedisHuey, SqliteHuey
 from huey.api import Huey
+from huey.exceptions import ConfigurationError
 from huey.registry import Message
 from huey.serializer import Serializer
 from sqlalchemy import select, update
 
 from registry.db import unix_now
+from registry.errors import InputError
 from registry.home import Home
 from registry.jobs.models import Job
 from registry.jobs.service import State
-from registry.operations import Operations
+from registry.operations import REDIS_VARIABLE, Operations
 
 QUEUE_FILE = "queue.db"
 
@@ -54,8 +56,17 @@ class Queue:
         if redis is None:
             file = str(home.settings.home / QUEUE_FILE)
             return cls(home, SqliteHuey("hallmark", filename=file, **options), work)
-        # Several registries may share one Redis.
-        return cls(home, RedisHuey(f"hallmark_{home.identity.registry}", url=redis, **options), work)
+        try:
+            # Several registries may share one Redis.
+            huey = RedisHuey(f"hallmark_{home.identity.registry}", url=redis, **options)
+        except ConfigurationError:
+            raise InputError(
+                "the queue is on Redis, whose client is not installed.",
+                "Run `pip install 'hallmark[redis]'`.",
+            ) from None
+        except ValueError:  # its message may quote the password
+            raise InputError("the queue's URL cannot be used.", f"Correct {REDIS_VARIABLE}.") from None
+        return cls(home, huey, work)
 
     def deliver(self) -> int:
         """Put the jobs that wait and that the queue does not hold into it; their number.

@@ -89,6 +89,11 @@ class Worker(Consumer):  # type: ignore[misc]
             self._queue.huey, workers=threads, periodic=False, max_delay=1.0, graceful_signal="TERM"
         )
 
+    def start(self) -> None:
+        """Begin to take jobs."""
+        super().start()
+        log.info("worker ready", threads=self.workers, queue=type(self.huey.storage).__name__)
+
     def loop(self, health_check_ts: Any = None) -> Any:
         """One turn of the main thread."""
         if self._parent is not None and os.getppid() != self._parent:

@@ -25,9 +25,9 @@ STEPS = 6
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few latents: enough to train on, not to tell anything from."""
-    monkeypatch.setattr(attribution, "LATENTS", 60)
-    monkeypatch.setattr(attribution, "HELD_OUT", 40)
-    monkeypatch.setattr(attribution, "CHUNK", 50)
+    monkeypatch.setattr(attribution, "LATENTS", 30)
+    monkeypatch.setattr(attribution, "HELD_OUT", 20)
+    monkeypatch.setattr(attribution, "CHUNK", 25)
     monkeypatch.setattr(running, "BEAT_SECONDS", 0.05)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.errors import InputError
 from registry.home import Home
 from registry.jobs import service
 from registry.jobs.queue import Queue
@@ -172,3 +173,13 @@ def test_what_others_put_into_the_queue_runs_nothing(queued: Home, tmp_path: Pat
     with worker(queued):
         wait_for(lambda: job(queued, job_id).state == State.DONE, "the real job's end")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_queue_that_cannot_be_is_explained(sqlite_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(REDIS_VARIABLE, "redis://127.0.0.1:port/0")
+    with pytest.raises(InputError, match=r"URL cannot be used"):
+        Queue.open(sqlite_home, lambda _: None)
+    monkeypatch.setenv(REDIS_VARIABLE, "redis://127.0.0.1/0")
+    monkeypatch.setattr("huey.storage.Redis", None)
+    with pytest.raises(InputError, match="not installed"):
+        Queue.open(sqlite_home, lambda _: None)
