@@ -38,6 +38,7 @@ def checkpoint_step(folder: Path) -> int:
     return int(torch.load(found, weights_only=True)["step"])
 
 
+@pytest.mark.timeout(900)  # half a minute of computing, which a busy machine stretches
 @pytest.mark.usefixtures("small")
 def test_training_goes_on_where_it_was_interrupted(
     sqlite_ready: Home, monkeypatch: pytest.MonkeyPatch
