@@ -88,7 +88,7 @@ def test_a_session_ends_after_idling_and_after_its_longest_time(browser: Browser
             session.execute(update(WebSession).values(**values))
 
     browser.sign_in()
-    age(seen_at=WebSession.seen_at - 3599)
+    age(seen_at=WebSession.seen_at - 3000)
     assert browser.state()["state"] == "signed-in"
     age(seen_at=WebSession.seen_at - 3601)
     assert browser.state()["state"] == "nobody"
