@@ -118,6 +118,8 @@ class Archive:
         if sorted(names) != sorted([*self.members, MANIFEST]):
             odd = sorted({*names} ^ {*self.members, MANIFEST})
             raise IntegrityError(f"the backup's members are not those that it lists: {odd[:1]}.", _HINT)
+        if stray := [name for name in names if name.startswith("/") or ".." in name.split("/")]:
+            raise IntegrityError(f"the backup's member {stray[0]} leads out of it.", _HINT)
         done = 0
         for name, entry in self.members.items():
             digest, size = hashlib.sha256(), 0

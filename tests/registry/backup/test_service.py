@@ -19,7 +19,7 @@ from sqlalchemy import update
 from registry import cli
 from registry.accounts import service as accounts
 from registry.backup import service, tables
-from registry.backup.archive import opened_archive
+from registry.backup.archive import SCHEMA, new_archive, opened_archive
 from registry.config import DATABASE_VARIABLE, STORAGE_VARIABLE
 from registry.copies import service as copies
 from registry.db import Database, migrate
@@ -28,11 +28,12 @@ from registry.home import Home
 from registry.keys import service as keys
 from registry.keys.models import UserKey
 from registry.sealing import FileMasterKey
-from registry.storage import Storage
+from registry.storage import Manifest, Storage
 from registry.verification import verify_ledger
 from tests.migrations.rows import content, fill_empty
 from tests.registry.object_store import ObjectStore
 from tests.registry.support import MODEL, RECIPIENT, TinyModel, postgres_database, register
+from verifier import signing
 from verifier.errors import TrustError
 
 PASSPHRASE = "correct horse battery staple"
@@ -280,6 +281,22 @@ def backed_up(ready_sqlite: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     service.backup(home, folder / "backup")
     home.close()
     return folder / "backup", home.settings.master_key
+
+
+def test_a_member_cannot_lead_out_of_the_storage(sqlite_home: Home, tmp_path: Path) -> None:
+    """Not even where the registry's own key signed it."""
+
+    def manifest(members: Manifest) -> signing.Document:
+        public = sqlite_home.identity.public_text
+        stated = {"schema": SCHEMA, "registry": sqlite_home.identity.registry, "public_key": public}
+        return sqlite_home.identity.sign({**stated, "revision": "0001", "members": members})
+
+    with new_archive(tmp_path / "stray", None) as archive:
+        with archive.member("storage/../../stray") as file:
+            file.write(b"x")
+        archive.close_with(manifest)
+    with pytest.raises(IntegrityError, match="leads out"):
+        service.restore(tmp_path / "stray", tmp_path / "new", sqlite_home.settings.master_key)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
