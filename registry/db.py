@@ -43,6 +43,9 @@ REVISION = "0008"
 BUSY_SECONDS = 120
 """How long a writer waits for another on SQLite; a bulk issue holds the lock for seconds at most."""
 
+CONNECTIONS = 16
+"""Kept open by one process, as many as `registry serve` has threads; twice as many in a rush."""
+
 STREAM_ROWS = 5_000
 
 _IMMEDIATE = "hallmark_immediate"
@@ -192,7 +195,9 @@ class Database:
 
 def _engine(url: str, foreign_keys: bool = True) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, connect_args={"connect_timeout": 10})
+        return create_engine(
+            url, connect_args={"connect_timeout": 10}, pool_size=CONNECTIONS, max_overflow=CONNECTIONS
+        )
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
