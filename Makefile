@@ -9,10 +9,10 @@ PEERS := $(VENV)/peers.stamp
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench verifier-pyz clean
 
 help: ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 install: $(INSTALLED) ## Both packages and the developer tools in .venv
 
@@ -52,9 +52,12 @@ format: $(INSTALLED) ## Rewrite the sources in the common style
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED) $(PEERS) ## All benchmarks; QUICK=1 for a short run
-	@for script in attribution verify issue stylegan2 full_size trace inversion removal peers issue_cost \
+	@for script in attribution verify images issue stylegan2 full_size trace inversion removal peers issue_cost \
 	    serve stream resolve_http queries faults; do \
 	  echo "== bench/$$script.py"; $(BIN)/python -m bench.$$script $(if $(QUICK),--quick) || exit 1; done
+
+verifier-pyz: $(INSTALLED) ## The verifier in one file, dist/verifier.pyz; GPU=1 with CUDA's provider
+	$(BIN)/python deploy/verifier_pyz.py --out dist/verifier.pyz $(if $(GPU),--gpu)
 
 clean: ## Remove everything that make has made
 	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.factories import make_world
 from tests.packaging.conftest import ROOT, Environment
 
 HEAVY = ("torch", "diffusers", "sqlalchemy", "alembic", "fsspec", "safetensors", "flask")
@@ -49,6 +51,20 @@ def test_the_verifier_alone_shows_its_help(verifier_only: Environment) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "check" in done.stdout
     assert "inspect" in done.stdout
+
+
+def test_the_verifier_alone_checks_an_image(verifier_only: Environment, tmp_path: Path) -> None:
+    world = make_world(tmp_path, keys=20)
+    done = verifier_only.run("verifier", "check", world.save_image(7), "--bundle", world.bundle(), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["copies"][0]["id"] == world.copy_id(7)
+
+
+def test_the_verifier_alone_reads_all_formats_but_heic(verifier_only: Environment) -> None:
+    done = verifier_only.run("verifier", "doctor", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [name for name, readable in json.loads(done.stdout)["formats"].items() if not readable] == ["HEIC"]
+    assert "not HEIC" in verifier_only.run("verifier", "doctor").stdout
 
 
 def test_every_module_of_the_verifier_loads_alone(verifier_only: Environment) -> None:
