@@ -25,7 +25,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError as DuplicateError
 from sqlalchemy.orm import Session
 
@@ -283,6 +283,7 @@ def _record(
     """Pay for the query and log it, both or neither; its public id."""
     public = secrets.token_hex(12)
     with home.database.write() as session:
+        _commit_without_waiting(session)
         with state.lock:
             recent = state.recent.setdefault((asked.scope, asked.model), RecentSketches())
         units, repeated = budgets.charge(session, recent, asked, len(found))
@@ -317,6 +318,16 @@ def _record(
                 )
             )
     return public
+
+
+def _commit_without_waiting(session: Session) -> None:
+    """Let PostgreSQL acknowledge this transaction before it is on disk.
+
+    A budget's row is locked until then, so all queries of a budget would stand in line for the disk. What a
+    crash of the database can cost is the log of its last moments (0.6 s at its default settings).
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SET LOCAL synchronous_commit TO OFF"))
 
 
 def _logits_digest(query: Query) -> bytes:
