@@ -14,9 +14,10 @@ import json
 import os
 import random
 import resource
-import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -29,15 +30,18 @@ import pillow_heif
 from PIL import Image, ImageCms
 
 from bench.common import Goal, close, seconds
+from verifier import guard
 from verifier.images import decode, load_image
 
 ADDRESS_SPACE = 2 << 30
 """Of the fuzzed process: its files are small, so what comes near is an allocation that a mutation caused."""
 
-DEADLINE = 45.0
+DEADLINE = 1.5 * guard.SECONDS * guard.PATIENCE
 """Seconds for one mutation: longer than the loader's own deadline, which must have ended it before."""
 
-SLOW = 5.0
+SLOW = 30.0
+"""Seconds from which a file is worth a look."""
+
 CHUNK = 5000
 SIDE = 256
 
@@ -174,14 +178,16 @@ def _fuzz(tally: Tally, count: int, state: Path | None) -> None:
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     assert child.stdin is not None
     assert child.stdout is not None
+    child.stdin.write(b"%d %d\n" % (tally.done, count))  # all at once: nobody waits for the other
+    child.stdin.close()
     for number in range(tally.done, tally.done + count):
-        child.stdin.write(b"%d\n" % number)
-        child.stdin.flush()
-        ready, _, _ = select.select([child.stdout], [], [], DEADLINE)
-        line = child.stdout.readline() if ready else b""
+        deadline = threading.Timer(DEADLINE, child.kill)
+        deadline.start()
+        line = child.stdout.readline()
+        deadline.cancel()
         tally.done = number + 1
         if not line:
-            kind = "crashes" if ready else "hangs"
+            kind = "hangs" if deadline.finished.is_set() and child.wait() == -signal.SIGKILL else "crashes"
             setattr(tally, kind, getattr(tally, kind) + 1)
             _keep(tally, number, kind, state)
             break
@@ -194,7 +200,6 @@ def _fuzz(tally: Tally, count: int, state: Path | None) -> None:
             _keep(tally, number, told["why"] or "slow", state)
     child.kill()
     child.wait()
-    child.stdin.close()
     child.stdout.close()
 
 
@@ -210,8 +215,9 @@ def _work() -> None:
 
     files = seeds()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    for line in sys.stdin:
-        data = mutation(int(line), files)
+    first, count = map(int, sys.stdin.readline().split())
+    for number in range(first, first + count):
+        data = mutation(number, files)
         why, began = "", time.perf_counter()
         try:
             found = "images" if decode(data, "x").image.mode == "RGB" else "unclean"
@@ -229,7 +235,15 @@ def _work() -> None:
 def _peak() -> int:
     """Most memory that this process or one of its children has held."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(1024 * resource.getrusage(each).ru_maxrss for each in who)
+    ended = [1024 * resource.getrusage(each).ru_maxrss for each in who]
+    living = [_highest(pid) for pid in guard.waiting()]
+    return max(ended + living)
+
+
+def _highest(pid: int) -> int:
+    """A living process's most memory, as Linux tells it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def _speed(quick: bool) -> dict[str, float]:

@@ -3,7 +3,8 @@
     decode_guarded(data, "suspect.tif", MAX_PIXELS, None)     # as verifier.images.decode
 
 A decoder cannot be interrupted from within its own process, and a crash in one takes the process along. So a
-child process decodes: it may take SECONDS and MEMORY, and what happens to it is an :class:`InputError` about
+child process decodes: it may take SECONDS (of processor time, so that a busy machine refuses nothing that an
+idle one reads) and MEMORY, and what happens to it is an :class:`InputError` about
 that one image. Children are kept and used again, one for each thread that decodes at a time: the first costs
 the start of a Python that loads Pillow and nothing else, each further image only the way through two pipes.
 
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,15 +28,25 @@ from PIL import Image
 
 from verifier.errors import InputError, VerifierError
 
+try:
+    import resource
+except ImportError:  # Windows, where neither memory nor processor time is limited so
+    resource = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from verifier.images import Decoded
 
-SECONDS = 30.0
-"""For one image: some ten times what the largest honest file takes on a slow machine."""
+SECONDS = 20
+"""Processor time for one image: some ten times what the largest honest file takes."""
+
+PATIENCE = 6
+"""The time on the clock that is allowed, in SECONDS: for a child that sleeps, and where the system cannot
+limit processor time."""
 
 MEMORY = 4 << 30
 """Address space of a child (where the system can limit it): MAX_PIXELS with transparency take 3 GB."""
 
+_CPU_TIME_OVER = getattr(signal, "SIGXCPU", 0)
 _READY = b"ready\n"
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from verifier.guard import serve; serve()"
 # One thread decodes, so that address space goes to pixels and not to the stacks and arenas of many.
@@ -47,7 +60,8 @@ def decode_guarded(data: bytes, name: str, max_pixels: int, side: int | None) ->
     idle = _idle.setdefault(os.getpid(), [])
     child = _take(idle)
     try:
-        reply, pixels = child.exchange({"name": name, "max_pixels": max_pixels, "side": side}, data)
+        request = {"name": name, "max_pixels": max_pixels, "side": side, "seconds": SECONDS}
+        reply, pixels = child.exchange(request, data)
     except BaseException:
         child.end()
         raise
@@ -58,6 +72,11 @@ def decode_guarded(data: bytes, name: str, max_pixels: int, side: int | None) ->
 
     image = Image.frombytes("RGB", tuple(reply["size"]), pixels)
     return Decoded(image, reply["width"], reply["height"], tuple(reply["notes"]))
+
+
+def waiting() -> list[int]:
+    """The ids of this process's children that wait for work."""
+    return [child.pid for child in _idle.get(os.getpid(), [])]
 
 
 def _take(idle: list[_Child]) -> _Child:
@@ -92,7 +111,7 @@ class _Child:
         sent, received = self._process.stdin, self._process.stdout
         assert sent is not None
         assert received is not None
-        deadline = threading.Timer(SECONDS, self._expire)
+        deadline = threading.Timer(PATIENCE * request["seconds"], self._expire)
         deadline.daemon = True
         deadline.start()
         try:
@@ -106,12 +125,16 @@ class _Child:
             pixels = received.read(3 * reply["size"][0] * reply["size"][1]) if "size" in reply else b""
         except (OSError, ValueError):  # it is gone, in the middle of our sentence or of its own
             name = request["name"]
-            if self._expired:
-                raise InputError(f"{name} was not decoded within {SECONDS:.0f} seconds.") from None
+            if self._expired or self._process.wait() == -_CPU_TIME_OVER:
+                raise InputError(f"{name} was not decoded within {request['seconds']} seconds.") from None
             raise InputError(f"{name} made its decoder crash or run out of memory.") from None
         finally:
             deadline.cancel()
         return reply, pixels
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -139,8 +162,6 @@ def _end_all() -> None:
 
 def serve() -> None:
     """The child's side: answer requests from standard input until it ends."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing else may write into the replies
@@ -149,6 +170,7 @@ def serve() -> None:
     replies.flush()
     while line := requests.readline():
         request = json.loads(line)
+        _limit_time(request.pop("seconds"))
         _answer(request, requests.read(request.pop("bytes")), replies)
         replies.flush()
 
@@ -170,10 +192,19 @@ def _answer(request: dict[str, Any], data: bytes, replies: BinaryIO) -> None:
 
 
 def _limit_memory() -> None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    limit = MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    if resource is not None:
+        _limit(resource.RLIMIT_AS, MEMORY)
+        _limit(resource.RLIMIT_CORE, 0)
+
+
+def _limit_time(seconds: int) -> None:
+    """Let the process run for so long from now on; the system ends it then."""
+    if resource is not None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime) + seconds)
+
+
+def _limit(which: int, value: int) -> None:
+    assert resource is not None
+    _, most = resource.getrlimit(which)
+    resource.setrlimit(which, (value if most == resource.RLIM_INFINITY else min(value, most), most))

@@ -344,11 +344,21 @@ def slow_jpeg(scans: int) -> bytes:
 
 def test_what_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decode(slow_jpeg(2), "endless.jpg").width == 3000
-    monkeypatch.setattr(guard, "SECONDS", 1.0)
+    monkeypatch.setattr(guard, "SECONDS", 1)
     with pytest.raises(InputError, match=r"endless\.jpg was not decoded within 1 seconds"):
         decode(slow_jpeg(20_000), "endless.jpg")
     monkeypatch.undo()
     assert decode(encoded(PICTURE, "TIFF")).width == 48, "the next image has a new process"
+
+
+def test_what_does_not_move_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode(encoded(PICTURE, "TIFF"))
+    monkeypatch.setattr(guard, "SECONDS", 1)
+    monkeypatch.setattr(guard, "PATIENCE", 1)
+    (child,) = guard._idle[os.getpid()][-1:]
+    os.kill(child._process.pid, signal.SIGSTOP)
+    with pytest.raises(InputError, match=r"asleep\.tif was not decoded within 1 seconds"):
+        decode(encoded(PICTURE, "TIFF"), "asleep.tif")
 
 
 def test_a_decoder_that_dies_is_an_error_of_its_image_alone() -> None:
@@ -368,7 +378,8 @@ def test_a_decoder_that_dies_is_an_error_of_its_image_alone() -> None:
 def test_memory_above_the_limit_is_refused_to_the_decoder() -> None:
     limited = "from verifier import guard; guard.MEMORY = 400 << 20; guard.serve()"
     data = encoded(Image.new("RGB", (12_000, 10_000)), "TIFF", compression="tiff_lzw")
-    request = {"name": "large.tif", "max_pixels": images.MAX_PIXELS, "side": None, "bytes": len(data)}
+    request = {"name": "large.tif", "max_pixels": images.MAX_PIXELS, "side": None, "seconds": 20}
+    request["bytes"] = len(data)
     sent = json.dumps(request).encode() + b"\n" + data
     done = subprocess.run([sys.executable, "-c", limited], input=sent, capture_output=True, check=True)
     ready, reply = done.stdout.splitlines()
