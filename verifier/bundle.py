@@ -303,7 +303,7 @@ class Bundle:
     def __init__(self, archive: Archive, trust: str | None, now: float) -> None:
         self._archive = archive
         self._failure: TrustError | None = None
-        self.key, self.registry = _read_trust(archive)
+        self.key, self.registry = read_trust(archive.read(TRUST))
         self.pinned = trust is not None
         if trust is not None and trust != self.registry:
             raise TrustError(
@@ -344,11 +344,7 @@ class Bundle:
         self.checkpoint = merkle.Checkpoint.open(note, self.key)
         if self.checkpoint.origin != f"hallmark/{self.registry}":
             raise TrustError(f"{CHECKPOINT} is of the ledger {self.checkpoint.origin}")
-        try:
-            revocations = [Revocation(**entry) for entry in _parse_json(archive, REVOCATIONS)]
-        except TypeError as error:
-            raise TrustError(f"{REVOCATIONS} lacks or misnames a field: {error}") from None
-        self.revocations = {revocation.key_id: revocation for revocation in revocations}
+        self.revocations = read_revocations(archive.read(REVOCATIONS))
 
     @classmethod
     def open(cls, path: Path | str, trust: str | None = None, now: float | None = None) -> Bundle:
@@ -489,9 +485,18 @@ def certificate_document(registry: str, model: BundleModel, record: np.void) -> 
     return {**unsigned, "signature": base64.b64encode(record["signature"].tobytes()).decode()}
 
 
-def _read_trust(archive: Archive) -> tuple[Ed25519PublicKey, str]:
-    """The registry's key and id; :class:`TrustError` unless the id is the key's own."""
-    document = _parse_json(archive, TRUST)
+def read_revocations(content: bytes | memoryview) -> dict[str, Revocation]:
+    """``revocations.json`` by key id."""
+    try:
+        revocations = [Revocation(**entry) for entry in parse_member(REVOCATIONS, content)]
+    except TypeError as error:
+        raise TrustError(f"{REVOCATIONS} lacks or misnames a field: {error}") from None
+    return {revocation.key_id: revocation for revocation in revocations}
+
+
+def read_trust(content: bytes | memoryview) -> tuple[Ed25519PublicKey, str]:
+    """The registry's key and id from ``trust.json``; :class:`TrustError` unless the id is the key's own."""
+    document = parse_member(TRUST, content)
     try:
         if document["schema"] != TRUST_SCHEMA:
             raise ValueError(f"expected schema {TRUST_SCHEMA}")
@@ -505,8 +510,13 @@ def _read_trust(archive: Archive) -> tuple[Ed25519PublicKey, str]:
 
 
 def _parse_json(archive: Archive, name: str) -> Any:
+    return parse_member(name, archive.read(name))
+
+
+def parse_member(name: str, content: bytes | memoryview) -> Any:
+    """The JSON of a bundle's member; :class:`TrustError` unless it is an object, or a list where it must."""
     try:
-        value = json.loads(bytes(archive.read(name)))
+        value = json.loads(bytes(content))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise TrustError(f"bundle member {name} was altered: it is no JSON") from None
     expected: type = list if name.endswith((REVOCATIONS, "recipients.json")) else dict

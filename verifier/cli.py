@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -25,8 +25,12 @@ from verifier.errors import VerifierError
 
 if TYPE_CHECKING:
     from verifier.display import Row
+    from verifier.update import Progress
 
 ATTRIBUTED, NOT_ATTRIBUTED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 4, 130
+HOME_VARIABLE = "HALLMARK_VERIFIER_HOME"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Commands(click.Group):
@@ -211,6 +215,64 @@ def inspect(copy: str, bundle: str | None, trust: str | None, as_json: bool) -> 
     return 0
 
 
+def home_option(command: Command) -> Command:
+    """``--home``: where `verifier update` keeps what it fetched."""
+    return click.option(
+        "--home",
+        envvar=HOME_VARIABLE,
+        default=lambda: click.get_app_dir("hallmark-verifier"),
+        metavar="DIR",
+        type=click.Path(file_okay=False),
+        help=f"Where fetched bundles are kept [default: your configuration folder].  [env: {HOME_VARIABLE}]",
+    )(command)
+
+
+@cli.command()
+@click.option("--registry", "url", required=True, metavar="URL", help="The registry's address.")
+@click.option(
+    "--root",
+    metavar="FILE|SHA256",
+    help="The first time: the registry's first root, or its SHA-256 as published where its name is known.",
+)
+@click.option("--model", metavar="NAME[@VERSION]", help="Only this model [default: all that are published].")
+@click.option("--out", metavar="FILE", type=click.Path(), help="Also write the bundle to this file.")
+@home_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def update(url: str, root: str | None, model: str | None, out: str | None, home: str, as_json: bool) -> int:
+    """Fetch the registry's networks, revocations and ledger checkpoint, or what is new of them.
+
+    Everything is checked against the registry's trust root (TUF): what somebody between altered, withheld,
+    mixed or put back to an earlier state is refused. `verifier check --registry` uses what was fetched.
+
+    Exit codes: 0 up to date, 2 the registry cannot be reached or a bad request, 3 something was refused.
+    """
+    import json
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    from verifier.errors import InputError
+    from verifier.update import publish_to, update
+
+    if find_spec("tuf") is None:
+        raise InputError("`verifier update` needs python-tuf.", "Run `pip install 'hallmark[update]'`.")
+    with _transfer() as progress:
+        found = update(url, Path(home), root=root, model=model, progress=progress)
+    if out is not None:
+        publish_to(found, Path(out))
+    if as_json:
+        click.echo(json.dumps(found.document()))
+        return 0
+    for name, path in found.bundles.items():
+        click.echo(f"{name}: {path}")
+    if not found.bundles:
+        click.echo("The registry publishes no network; its revocations and its checkpoint are up to date.")
+    click.echo(
+        f"Registry {found.registry}: {found.entries} ledger entries, {found.revocations} revocations; "
+        f"{found.fetched} bytes fetched."
+    )
+    return 0
+
+
 @cli.command()
 @click.argument("receipt", metavar="RECEIPT.json", type=click.Path())
 @click.option(
@@ -357,6 +419,25 @@ class _Bar(_Silent):
 
 def _progress(images: int) -> _Silent:
     return _Bar(images) if images > 1 and sys.stderr.isatty() else _Silent()
+
+
+@contextmanager
+def _transfer() -> Iterator[Progress]:
+    """A bar of bytes with rate and time left, on standard error if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+
+        def begin(total: int) -> Callable[[int], None]:
+            task = bar.add_task("fetching", total=total)
+            return lambda came: bar.advance(task, came)
+
+        yield begin
 
 
 def main() -> NoReturn:
