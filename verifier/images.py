@@ -237,11 +237,15 @@ def _plugin(kind: str) -> tuple[Callable[..., Any], Callable[[bytes], Any] | Non
     """What opens a file of a format, and what accepts its first bytes; :class:`InputError` if neither."""
     try:
         # The plugin itself, not Image.open: that would import those of all common formats.
-        module = importlib.import_module(_PLUGINS[kind])
+        module: Any = importlib.import_module(_PLUGINS[kind])
+        # One thread each: many would take the guarded process's address space, and the batch's processors.
         if kind == "HEIC":
+            module.options.DECODE_THREADS = 1
             return module.HeifImageFile, None
-        if kind == "AVIF" and not module.SUPPORTED:
-            raise ImportError
+        if kind == "AVIF":
+            module.DEFAULT_MAX_THREADS = 1
+            if not module.SUPPORTED:
+                raise ImportError
         return Image.OPEN[kind.upper()]
     except (ImportError, KeyError):
         hint = "Install it: pip install 'hallmark[heic]'." if kind == "HEIC" else "Use Pillow's own wheels."
