@@ -41,6 +41,7 @@ from bench.machines import (
     Process,
     answers,
     children,
+    end_cleanly,
     filled,
     free_port,
     frozen,
@@ -640,6 +641,7 @@ def lost(world: World) -> int:
 @click.option("--only", multiple=True, help="The faults whose name contains this; may be repeated.")
 def main(quick: bool, only: tuple[str, ...]) -> None:
     """Inject faults one after the other and check the registry after each."""
+    end_cleanly()
     chosen = [fault for fault in FAULTS if not only or any(part in fault.__name__ for part in only)]
     if quick:
         chosen = chosen[: len(FAULTS) // 3]

@@ -26,7 +26,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Connection, LargeBinary, MetaData, String, Table, create_engine, event, inspect, text
 
 from bench.common import BUILTIN, MODEL, RECIPIENT, Goal, close, seconds
-from bench.machines import Postgres
+from bench.machines import Postgres, end_cleanly
 from registry.app import create_app
 from registry.config import DATABASE_VARIABLE
 from registry.copies import service as copies
@@ -343,6 +343,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @click.option("--keys", "count", type=click.IntRange(10_000), help="How many keys [default: 10 million].")
 def main(quick: bool, count: int | None) -> None:
     """Fill a registry and explain what it is asked all day."""
+    end_cleanly()
     number = count or (100_000 if quick else 10_000_000)
     with filled_registry(number) as (home, tokens):
         asked = requests(home, tokens)
