@@ -168,7 +168,7 @@ def main(quick: bool, keys: int | None, clients: int, workers: int, threads: int
         made = commands.registry("token", "create", "bench", "--role", "issuer", "--json")
         (token,) = json_objects(made)
         with serving(commands, "--workers", str(workers), "--threads", str(threads)) as port:
-            Load(port, token["token"], 4 * clients, "warm-up").run(clients)  # workers and their caches are warm
+            Load(port, token["token"], 4 * clients, "warm-up").run(clients)
             load = Load(port, token["token"], wanted, "order")
             took = load.run(clients)
         if load.failures:
