@@ -65,8 +65,8 @@ MARGIN = 4
 """A JPEG decoded at reduced scale keeps so many pixels for one of the canvas, or more.
 
 Its canvas then differs from that of the full decode by what rounding to 8 bits does anyway: some 0.2
-grey levels on average, one or two at most. So do its logits: a few quanta each, without a direction; of the
-evidence for a key of some 50 decades it changes less than half a decade, up or down.
+grey levels on average, one or two at most. Its logits do so without a direction, by two quanta on average;
+the evidence for a key, some 46 decades, by up to one decade, up more often than down.
 """
 
 ANGLES = tuple(angle for angle in range(-45, 46, 5) if angle)
