@@ -66,7 +66,7 @@ def networks(home: Path) -> dict[str, torch.Tensor]:
     """A tensor of each network trained so far."""
     return {
         path.parent.name: torch.load(path, weights_only=True)["averaged"]["head.weight"]
-        for path in home.glob("training/*/study/*/network.pt")
+        for path in home.glob("training/*/*/study/*/network.pt")
     }
 
 
@@ -157,8 +157,9 @@ def test_learned_directions_are_points_of_a_study(
         assert result.quality["psnr_db"] == pytest.approx(result.point.psnr, abs=1.5)
     assert len(taken) == learned.JACOBIANS, "the statistics serve both lengths and all strengths"
     assert "learned directions" in said[0]
-    for path in home.glob("training/*/study/*/basis.safetensors"):
-        basis = Basis.load(path)
+    found = {path: Basis.load(path) for path in home.glob("training/*/*/study/*/basis.safetensors")}
+    assert sum(basis.scheme == "learned" for basis in found.values()) == len(swept)
+    for path, basis in found.items():
         if basis.scheme == "learned":
             with safe_open(path.with_name(learned.FILTERS), "pt") as filters:
                 assert filters.get_slice("filters").get_shape()[1] == basis.bits, "each point has its own"
@@ -179,7 +180,7 @@ def test_a_stylegan2_is_studied_with_its_learned_directions_too(tmp_path: Path) 
     assert [result.point.scheme for result in study.results] == ["learned", "learned", "pca"]
     assert study.results[0].quality["psnr_db"] == pytest.approx(28, abs=1.5)
     assert study.results[1].strength == 0.05
-    assert not list(tmp_path.glob(f"home/training/*/study/*/{learned.FILTERS}"))
+    assert not list(tmp_path.glob(f"home/training/*/*/study/*/{learned.FILTERS}"))
 
 
 def test_the_report_has_every_point_in_every_plot_and_stands_alone(
