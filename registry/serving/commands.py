@@ -10,6 +10,8 @@ import click
 
 from registry.command_line import chosen_home, home_option
 
+COMPUTING = "OMP_NUM_THREADS"
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -44,6 +46,10 @@ def serve(
     One command is enough on SQLite and local files. In production set a proxy in front that ends TLS; see
     deploy/README.md.
     """
+    # What runs side by side here is requests: each computes with one thread. Jobs compute with all.
+    chosen = os.environ.get(COMPUTING)
+    os.environ.setdefault(COMPUTING, "1")
+
     from registry import observability
     from registry.home import Home
     from registry.operations import Operations
@@ -59,9 +65,10 @@ def serve(
     try:
         from registry.serving.server import Options, Server
 
+        for_jobs = {name: value for name, value in os.environ.items() if chosen or name != COMPUTING}
         at_once = jobs if jobs is not None else int(operations.redis_url is None)
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        Server(folder, Options(bind or (address,), workers, threads, grace, at_once)).run()
+        Server(folder, Options(bind or (address,), workers, threads, grace, at_once, for_jobs)).run()
     finally:
         if os.getpid() == own:
             shutil.rmtree(counts, ignore_errors=True)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -40,13 +41,17 @@ RESTART_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Options:
-    """``bind``: addresses (host:port, unix:path). ``jobs``: threads of the job worker beside, 0 for none."""
+    """``bind``: addresses (host:port, unix:path). ``jobs``: threads of the job worker beside, 0 for none.
+
+    ``job_environment`` is what that worker is started with, ``None`` for this process's own.
+    """
 
     bind: tuple[str, ...]
     workers: int = 2
     threads: int = 16
     grace: int = 30
     jobs: int = 0
+    job_environment: Mapping[str, str] | None = None
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -143,7 +148,7 @@ class _JobWorker:
     """`registry worker` as a child process: what it loads and leaks never burdens the web workers."""
 
     def __init__(self, folder: Path, options: Options) -> None:
-        self._wanted = options.jobs > 0
+        self._wanted, self._environment = options.jobs > 0, options.job_environment
         self._command = [sys.executable, "-m", "registry.cli", "worker", "--with-parent"]
         self._command += ["--home", str(folder), "--threads", str(options.jobs)]
         self._process: subprocess.Popen[bytes] | None = None
@@ -155,7 +160,7 @@ class _JobWorker:
         if not self._wanted or alive or time.monotonic() - self._started < RESTART_SECONDS:
             return
         self._started = time.monotonic()
-        self._process = subprocess.Popen(self._command)
+        self._process = subprocess.Popen(self._command, env=self._environment)
 
     def terminate(self) -> None:
         """Ask the process to end."""
