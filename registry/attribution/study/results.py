@@ -128,7 +128,7 @@ def recommend(results: Sequence[Result], goal: float = GOAL) -> Recommendation:
     best = max(candidates, key=lambda i: results[i].objectives())
     mix = results[best].attacks[MIX]
     images = math.ceil(NEEDED / mix["evidence_50"]) if mix["evidence_50"] > 0 else 0
-    together = f"; about {images} images of one copy, read together, reach it" if 1 < images < 1000 else ""
+    together = f"; about {images} images of one copy together may reach it" if 1 < images < 1000 else ""
     return Recommendation(
         best,
         f"No point names {goal:.0%} of single images among {KEYS:,} keys under every attack. This one has "
