@@ -91,7 +91,7 @@ def test_one_good_reading_among_many_is_enough_and_paid_for(ready: Home) -> None
     [
         ({"model": "absent"}, 404),
         ({"model": "Other Org/tiny"}, 404),
-        ({"network": "0" * 64}, 422),
+        ({"network": "0" * 64}, 409),
         ({"alpha": 1e-3}, 422),
         ({"alpha": 0}, 422),
         ({"groups": 0}, 422),
