@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -81,7 +82,7 @@ class _Model:
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Images judged together: an entry each, and per model the ranked readings of the readable ones."""
 
     entries: list[ImageEntry]
@@ -90,6 +91,13 @@ class _Group:
     def first(self, model: int) -> list[Reading]:
         """Each image's most confident reading."""
         return [ranked[0] for ranked in self.readings[model]]
+
+    def posed(self, model: int) -> list[ImageEntry]:
+        """The entries, with the pose of each image's most confident reading."""
+        return [
+            replace(entry, pose=_pose_document(reading.pose)) if reading else entry
+            for entry, reading in _paired(self.entries, self.first(model))
+        ]
 
 
 @dataclass(frozen=True)
@@ -134,24 +142,16 @@ def _pool(readings: Sequence[Reading]) -> NDArray[np.int64]:
     return np.asarray(np.stack([reading.logits for reading in readings]).sum(axis=0), np.int64)
 
 
-class Verifier:
-    """A bundle's networks and keys, ready to check images."""
+class Checker(ABC):
+    """Networks that read images, and somebody who judges the readings.
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
-        """:class:`InputError` for a bundle without keys or a device that is not available."""
-        self.bundle = bundle
-        if not bundle.models:
-            raise InputError("the bundle holds no model.", "Export it again after `registry model add`.")
-        self._models = [self._open_model(entry, device) for entry in bundle.models]
-        self.device = self._models[0].network.device
-        self.chosen = self._models[0].network.chosen
-        self._side = max(model.network.side for model in self._models)
-        self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
+    ``bundle`` is where the networks come from, ``device`` where they run and ``chosen`` why.
+    """
 
-    @classmethod
-    def from_bundle(cls, path: Path | str, *, trust: str | None = None, device: str = "auto") -> Verifier:
-        """Open a bundle file; see :meth:`Bundle.open` for ``trust`` and the errors raised."""
-        return cls(Bundle.open(path, trust), device)
+    def __init__(self, bundle: Bundle, networks: Sequence[Network], tested: EvidenceEntry) -> None:
+        self.bundle, self._networks, self._tested = bundle, networks, tested
+        self.device, self.chosen = networks[0].device, networks[0].chosen
+        self._side = max(network.side for network in networks)
 
     def check(
         self,
@@ -183,7 +183,7 @@ class Verifier:
         if not images:
             raise InputError("no image was given.")
         groups = [list(images)] if as_set else [[image] for image in images]
-        tested = EvidenceEntry(self._models[0].entry.bits, self.hypotheses, alpha, len(groups))
+        tested = replace(self._tested, alpha=alpha, groups=len(groups))
         for start in range(0, len(groups), _GROUPS_AT_A_TIME):
             began = time.perf_counter()
             batch = groups[start : start + _GROUPS_AT_A_TIME]
@@ -191,34 +191,18 @@ class Verifier:
             elapsed_ms = round(1000 * (time.perf_counter() - began) / len(judged), 1)
             yield from (replace(finding, elapsed_ms=elapsed_ms) for finding in judged)
 
-    def _open_model(self, entry: BundleModel, device: str) -> _Model:
-        if not self.bundle.has_keys(entry):
-            raise InputError(
-                f"the bundle holds no keys of model {entry.name}, so no copy can be looked up.",
-                "Ask the registry for one made with `registry bundle export --with-keys`.",
-            )
-        spec = NetworkSpec.parse(self.bundle.read_json(f"{entry.folder}/network.json"))
-        if (spec.bits, spec.basis) != (entry.bits, entry.basis):
-            raise TrustError(f"the network of model {entry.name} was made for another fingerprint basis")
-        name = f"{entry.folder}/network.onnx"
-        vectors = f"{entry.folder}/{VECTORS}"
-        network = Network(
-            self.bundle.read(name),
-            spec,
-            device,
-            self.bundle.digest(name),
-            self.bundle.read(vectors) if self.bundle.holds(vectors) else None,
-        )
-        return _Model(entry, network, KeyTable(self.bundle.phi(entry)))
+    @abstractmethod
+    def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
+        """The finding of each group."""
 
     def _read(
         self, groups: Sequence[Sequence[Path | str]], pose_search: bool, progress: Callable[[], None]
-    ) -> list[_Group]:
+    ) -> list[Group]:
         """Load and read the images of some groups, a few at a time across their borders."""
-        found = [_Group([], [[] for _ in self._models]) for _ in groups]
+        found = [Group([], [[] for _ in self._networks]) for _ in groups]
         places = [(group, path) for group, paths in zip(found, groups, strict=True) for path in paths]
         for start in range(0, len(places), _IMAGES_AT_A_TIME):
-            loaded: list[tuple[_Group, Image]] = []
+            loaded: list[tuple[Group, Image]] = []
             for group, path in places[start : start + _IMAGES_AT_A_TIME]:
                 try:
                     file = load_image(path, self._side)
@@ -229,18 +213,36 @@ class Verifier:
                     group.entries.append(replace(entry, notes=list(file.notes)))
                     loaded.append((group, self._reduced(file.image)))
                 progress()
-            for number, model in enumerate(self._models):
-                ranked = model.network.ranked([image for _, image in loaded], pose_search)
+            for number, network in enumerate(self._networks):
+                ranked = network.ranked([image for _, image in loaded], pose_search)
                 for (group, _), readings in zip(loaded, ranked, strict=True):
                     group.readings[number].append(readings)
         return found
 
     def _reduced(self, image: Image) -> Image:
         """The image as small as its networks read it, where they agree on that: large ones are not kept."""
-        sizes = {model.network.spec.size for model in self._models}
-        return self._models[0].network.reduced(image) if len(sizes) == 1 else image
+        sizes = {network.spec.size for network in self._networks}
+        return self._networks[0].reduced(image) if len(sizes) == 1 else image
 
-    def _judge(self, groups: Sequence[_Group], tested: EvidenceEntry) -> Iterator[Finding]:
+
+class Verifier(Checker):
+    """A bundle's networks and keys, ready to check images."""
+
+    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
+        """:class:`InputError` for a bundle without keys or a device that is not available."""
+        if not bundle.models:
+            raise InputError("the bundle holds no model.", "Export it again after `registry model add`.")
+        self._models = [_open_model(bundle, entry, device) for entry in bundle.models]
+        self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
+        tested = EvidenceEntry(bundle.models[0].bits, self.hypotheses, ALPHA, 1)
+        super().__init__(bundle, [model.network for model in self._models], tested)
+
+    @classmethod
+    def from_bundle(cls, path: Path | str, *, trust: str | None = None, device: str = "auto") -> Verifier:
+        """Open a bundle file; see :meth:`Bundle.open` for ``trust`` and the errors raised."""
+        return cls(Bundle.open(path, trust), device)
+
+    def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
         self.bundle.verify()  # from here on the key table is used
         matches: list[list[_Match]] = [[] for _ in groups]
         readable = [i for i, group in enumerate(groups) if group.readings[0]]
@@ -278,15 +280,12 @@ class Verifier:
                 return
             yield _Match(number, row, test, log10_p, family)
 
-    def _finding(self, group: _Group, matches: Sequence[_Match], tested: EvidenceEntry) -> Finding:
+    def _finding(self, group: Group, matches: Sequence[_Match], tested: EvidenceEntry) -> Finding:
         size = self.bundle.checkpoint.size
         if not matches:
             digests = {model.network.digest for model in self._models}
             return Finding(
-                images=[
-                    replace(entry, pose=_pose_document(reading.pose)) if reading else entry
-                    for entry, reading in _paired(group.entries, group.first(0) if group.readings[0] else [])
-                ],
+                images=group.posed(0),
                 verdict="not-attributed",
                 copies=[],
                 model=None,
@@ -315,7 +314,7 @@ class Verifier:
             elapsed_ms=0.0,
         )
 
-    def _hypotheses(self, group: _Group) -> int:
+    def _hypotheses(self, group: Group) -> int:
         """Tests made on a group: keys of each model times readings."""
         return sum(
             model.entry.keys_issued
@@ -342,7 +341,7 @@ class Verifier:
             log10_p_family=match.log10_p_family,
         )
 
-    def _image_entries(self, group: _Group, match: _Match) -> list[ImageEntry]:
+    def _image_entries(self, group: Group, match: _Match) -> list[ImageEntry]:
         """The group's entries with what each image adds to the evidence for ``match``."""
         model, readings = self._models[match.model], group.first(match.model)
         if match.test.image is not None and match.test.reading is not None:
@@ -364,6 +363,25 @@ class Verifier:
                 )
             )
         return entries
+
+
+def open_network(bundle: Bundle, entry: BundleModel, device: str) -> Network:
+    """The network of a bundle's model on ``device``; for errors see :class:`verifier.network.Network`."""
+    spec = NetworkSpec.parse(bundle.read_json(f"{entry.folder}/network.json"))
+    if (spec.bits, spec.basis) != (entry.bits, entry.basis):
+        raise TrustError(f"the network of model {entry.name} was made for another fingerprint basis")
+    name, vectors = f"{entry.folder}/network.onnx", f"{entry.folder}/{VECTORS}"
+    known = bundle.read(vectors) if bundle.holds(vectors) else None
+    return Network(bundle.read(name), spec, device, bundle.digest(name), known)
+
+
+def _open_model(bundle: Bundle, entry: BundleModel, device: str) -> _Model:
+    if not bundle.has_keys(entry):
+        raise InputError(
+            f"the bundle holds no keys of model {entry.name}, so no copy can be looked up.",
+            "Ask its registry with --registry URL, or for one made by `registry bundle export --with-keys`.",
+        )
+    return _Model(entry, open_network(bundle, entry, device), KeyTable(bundle.phi(entry)))
 
 
 def _one_for_each_key(matches: Sequence[_Match]) -> list[_Match]:

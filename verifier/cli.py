@@ -24,6 +24,8 @@ import click
 from verifier.errors import VerifierError
 
 if TYPE_CHECKING:
+    from verifier.bundle import Bundle
+    from verifier.check import Checker
     from verifier.display import Row
     from verifier.update import Progress
 
@@ -90,16 +92,37 @@ def cli() -> None:
     """
 
 
+def home_option(command: Command) -> Command:
+    """``--home``: where `verifier update` keeps what it fetched."""
+    return click.option(
+        "--home",
+        envvar=HOME_VARIABLE,
+        default=lambda: click.get_app_dir("hallmark-verifier"),
+        metavar="DIR",
+        type=click.Path(file_okay=False),
+        help=f"Where fetched bundles are kept [default: your configuration folder].  [env: {HOME_VARIABLE}]",
+    )(command)
+
+
 @cli.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option(
     "--bundle",
-    required=True,
     envvar="HALLMARK_BUNDLE",
     metavar="FILE",
     type=click.Path(),
-    help="Bundle with keys, made by `registry bundle export --with-keys`.  [env: HALLMARK_BUNDLE]",
+    help="Bundle from `registry bundle export`, with keys unless a registry is asked [default: what "
+    "`verifier update` fetched].  [env: HALLMARK_BUNDLE]",
 )
+@click.option(
+    "--registry",
+    "url",
+    metavar="URL",
+    help="Ask this registry: images are read here, and only the readings are sent. Its token is taken from "
+    "HALLMARK_TOKEN.",
+)
+@click.option("--token-file", metavar="FILE", type=click.Path(), help="Take the token from this file.")
+@home_option
 @click.option("--set", "as_set", is_flag=True, help="Test all images together, as one set of one source.")
 @click.option(
     "--alpha",
@@ -128,7 +151,10 @@ def cli() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per finding, a line each.")
 def check(
     images: Sequence[str],
-    bundle: str,
+    bundle: str | None,
+    url: str | None,
+    token_file: str | None,
+    home: str,
     as_set: bool,
     alpha: float,
     trust: str | None,
@@ -147,9 +173,10 @@ def check(
     """
     import json
 
-    from verifier.check import Verifier
-
-    verifier = Verifier.from_bundle(bundle, trust=trust, device=device)
+    if token_file is not None and url is None:
+        raise click.UsageError("--token-file goes with --registry.")
+    bundles = _bundles(bundle, url, home, trust)
+    verifier = _offline(bundles, device) if url is None else _online(bundles, url, token_file, device)
     note = _trust_note(verifier.bundle.registry, verifier.bundle.pinned)
     if as_json and not verifier.bundle.pinned:
         _complain(note)
@@ -169,8 +196,50 @@ def check(
             code = max(code, worse)
     if not as_json:
         why = f" ({verifier.chosen})" if verifier.chosen else ""
-        click.echo(f"{note} Read on {verifier.device}{why}.")
+        asked = "" if url is None else f" {url} was asked with the readings alone."
+        click.echo(f"{note} Read on {verifier.device}{why}.{asked}")
     return code
+
+
+def _bundles(path: str | None, url: str | None, home: str, trust: str | None) -> list[Bundle]:
+    """The bundle at ``path``, or those that were fetched from ``url`` or from the only registry known."""
+    from pathlib import Path
+
+    from verifier.bundle import Bundle
+    from verifier.errors import InputError, TrustError
+    from verifier.store import Store
+
+    if path is not None:
+        return [Bundle.open(path, trust)]
+    stores = Store.all(Path(home)) if url is None else [Store.at(url, Path(home))]
+    if len(stores) != 1:
+        known = ", ".join(store.url for store in stores) or "nothing was fetched yet"
+        raise InputError(
+            f"no bundle was named, and there is no single one in {home} ({known}).",
+            "Give --bundle FILE, or --registry URL after `verifier update --registry URL`.",
+        )
+    found = stores[0].bundles()
+    if trust is not None and trust != stores[0].registry:
+        raise TrustError(f"{stores[0].url} is registry {stores[0].registry}, not {trust}.", "Check --trust.")
+    return found
+
+
+def _offline(bundles: Sequence[Bundle], device: str) -> Checker:
+    """Whoever searches the keys of the bundle; fetched ones, which may be several, have none."""
+    from verifier.check import Verifier
+
+    return Verifier(bundles[0], device)
+
+
+def _online(bundles: Sequence[Bundle], url: str, token_file: str | None, device: str) -> Checker:
+    """Whoever asks the registry; says so where it cannot be asked about a model."""
+    from verifier.client import Client, read_token
+    from verifier.online import OnlineVerifier
+
+    verifier = OnlineVerifier(bundles, Client(url, read_token(token_file)), device)
+    if verifier.left_out:
+        _complain(f"not asked about {', '.join(verifier.left_out)}: not open to this token.")
+    return verifier
 
 
 @cli.command()
@@ -213,18 +282,6 @@ def inspect(copy: str, bundle: str | None, trust: str | None, as_json: bool) -> 
         _print_rows(inspection_rows(inspection))
         click.echo(_trust_note(inspection.certificate.registry, inspection.pinned))
     return 0
-
-
-def home_option(command: Command) -> Command:
-    """``--home``: where `verifier update` keeps what it fetched."""
-    return click.option(
-        "--home",
-        envvar=HOME_VARIABLE,
-        default=lambda: click.get_app_dir("hallmark-verifier"),
-        metavar="DIR",
-        type=click.Path(file_okay=False),
-        help=f"Where fetched bundles are kept [default: your configuration folder].  [env: {HOME_VARIABLE}]",
-    )(command)
 
 
 @cli.command()

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from verifier.finding import OnlineFinding
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from verifier.inspect import Inspection
 
 _LABEL_WIDTH = 14
+_PROVISIONAL = "the registry saw this device's readings, not the image; a signed report needs the image"
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,12 @@ def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
     rows += [Row("note", note) for note in _notes(finding)]
     for copy in finding.copies:
         rows += _copy_rows(copy, finding, bundle)
+    if isinstance(finding, OnlineFinding) and finding.provisional:
+        rows.append(Row("provisional", f"{_PROVISIONAL} (resolution {finding.resolution})", "yellow"))
     evidence = finding.evidence
     shared = f", shared by {evidence.groups} tests" if evidence.groups > 1 else ""
     if finding.attributed:
-        ledger = f"entry {finding.ledger.index} of {finding.ledger.tree_size}, signature and proof hold"
-        rows.append(Row("ledger", ledger))
+        rows.append(_ledger_row(finding))
     rows.append(
         Row(
             "tested",
@@ -65,6 +69,13 @@ def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
         )
     )
     return rows
+
+
+def _ledger_row(finding: Finding) -> Row:
+    ledger = finding.ledger
+    if ledger.verified:
+        return Row("ledger", f"entry {ledger.index} of {ledger.tree_size}, signature and proof hold")
+    return Row("ledger", "the registry's word: what it discloses cannot be verified here", "yellow")
 
 
 def _heading(finding: Finding) -> Row:
@@ -100,14 +111,19 @@ def _image(entry: ImageEntry, attributed: bool) -> str:
 
 def _copy_rows(copy: CopyEntry, finding: Finding, bundle: Bundle) -> Iterator[Row]:
     assert finding.model is not None
-    yield Row("copy", copy.id, "bold")
+    yield Row("copy", copy.name, "bold")
     if copy.revoked:
-        revocation = bundle.revocations[copy.key_id]
-        yield Row("revoked", ": ".join(filter(None, (revocation.revoked_at, revocation.reason))), "red")
-    yield Row("recipient", copy.recipient or "not disclosed by this bundle")
+        known = bundle.revocations.get(copy.key_id)
+        told = [known.revoked_at, known.reason] if known else ["yes, as the registry says"]
+        yield Row("revoked", ": ".join(filter(None, told)), "red")
+    yield Row("recipient", copy.recipient or "not disclosed")
     yield Row("model", f"{finding.model.name} (version {finding.model.version})")
-    yield Row("issued", copy.issued_at)
-    yield Row("files", f"SHA-256 {copy.sha256}" if copy.sha256 else "never delivered in full")
+    if copy.id is not None and copy.issued_at is not None:
+        yield Row("issued", copy.issued_at)
+        yield Row("files", f"SHA-256 {copy.sha256}" if copy.sha256 else "never delivered in full")
+    if copy.log10_p is None or copy.log10_p_family is None:
+        yield Row("evidence", "within alpha; by how much the registry does not disclose")
+        return
     yield Row(
         "evidence",
         f"p {power(copy.log10_p)} for one key, {power(copy.log10_p_family)} for all; "

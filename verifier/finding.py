@@ -43,17 +43,26 @@ class ImageEntry:
 class CopyEntry:
     """A copy that the images depend on. ``sha256`` is None if it was never delivered in full,
     ``recipient`` unless the bundle discloses it. ``log10_p`` bounds the chance of its score for one key,
-    ``log10_p_family`` for any of the hypotheses."""
+    ``log10_p_family`` for any of the hypotheses.
 
-    id: str
+    A registry that was asked discloses no bits and bounds, and under a grant only a pseudonymous
+    ``key_id`` and ``revoked``: the others are None then.
+    """
+
+    id: str | None
     key_id: str
     sha256: str | None
     recipient: str | None
-    issued_at: str
+    issued_at: str | None
     revoked: bool
-    matching_bits: int
-    log10_p: float
-    log10_p_family: float
+    matching_bits: int | None
+    log10_p: float | None
+    log10_p_family: float | None
+
+    @property
+    def name(self) -> str:
+        """What it is called in sentences."""
+        return self.id or f"pseudonym {self.key_id}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class LedgerEntry:
     """The named certificate's place in the ledger (None below alpha), and the checkpoint's size.
 
     ``verified``: the checkpoint's signature and, where a copy is named, its certificate's signature and
-    inclusion proof hold.
+    inclusion proof hold, as this device found.
     """
 
     index: int | None
@@ -140,10 +149,22 @@ class Finding:
         several = len([image for image in self.images if image.error is None]) > 1
         if self.attributed:
             what = "at least one of these images depends" if several else "this image depends"
-            names = ", ".join(copy.id for copy in self.copies)
+            names = ", ".join(copy.name for copy in self.copies)
             keys = "the keys of" if len(self.copies) > 1 else "the key of"
             return f"{what} on {keys} {names}"
         if all(image.error is not None for image in self.images):
             return "nothing could be read"
         what = "these images" if several else "this image"
         return f"no copy can be named for {what} at this alpha"
+
+
+@dataclass(frozen=True)
+class OnlineFinding(Finding):
+    """A registry's answer about readings of this device.
+
+    ``resolution`` is its number in the registry's log. It is ``provisional``: nobody but the asker saw the
+    image.
+    """
+
+    resolution: str
+    provisional: bool

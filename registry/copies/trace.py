@@ -101,8 +101,16 @@ class Statement:
 
 @dataclass(frozen=True)
 class TracedCopy(CopyEntry):
-    """A copy that the weights depend on, and its model: weights may be mixed from several versions."""
+    """A copy that the weights depend on, and its model: weights may be mixed from several versions.
 
+    Nothing of it is withheld: whoever traces has the registry.
+    """
+
+    id: str
+    issued_at: str
+    matching_bits: int
+    log10_p: float
+    log10_p_family: float
     model: ModelEntry
 
 
