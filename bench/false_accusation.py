@@ -63,11 +63,11 @@ STEPS, RATE = 40, 0.02
 """Gradient ascent: steps, and root mean square change of the first one (it falls to zero)."""
 
 Images = list[Image.Image]
-Counts = NDArray[np.int64]
+Counts = NDArray[np.integer]
 
 
 @dataclass
-class Tested:
+class Suspect:
     """One image against keys: integer logits (t, k) of its tests and their shares of alpha (t,)."""
 
     logits: NDArray[np.int16]
@@ -75,15 +75,15 @@ class Tested:
     _thresholds: dict[tuple[int, int], float] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, network: Network, image: Image.Image) -> Tested:
+    def read(cls, network: Network, image: Image.Image) -> Suspect:
         """As :mod:`verifier.check` tests a single image."""
         tests = weighted_tests(network.ranked([image]))
         logits = np.stack([test.logits for test in tests]).astype(np.int16)
         return cls(logits, np.array([test.weight for test in tests]))
 
-    def hard(self) -> Tested:
+    def hard(self) -> Suspect:
         """The usual test: signs of the most confident reading, so that a score is a count of matches."""
-        return Tested(np.where(self.logits[:1] < 0, -1, 1).astype(np.int16), np.ones(1))
+        return Suspect(np.where(self.logits[:1] < 0, -1, 1).astype(np.int16), np.ones(1))
 
     def levels(self, packed: Packed) -> NDArray[np.int8]:
         """At how many of ``ALPHAS`` (descending) each key is accused when tested alone, (n,)."""
@@ -145,12 +145,12 @@ class IssuedKeys:
         refused = np.flatnonzero(redraws)
         return cls(np.concatenate([first, screened[refused]]), count, refused, reference.acceptance)
 
-    def unscreened(self, counts: Counts) -> Counts:
-        """Of counts for all rows, those of the keys as first drawn."""
+    def unscreened(self, counts: NDArray[Any]) -> NDArray[Any]:
+        """Of counts or levels of all rows, those of the keys as first drawn."""
         return counts[: self.issued]
 
-    def screened(self, counts: Counts) -> Counts:
-        """Of counts for all rows, those of the keys as issued."""
+    def screened(self, counts: NDArray[Any]) -> NDArray[Any]:
+        """Of counts or levels of all rows, those of the keys as issued."""
         found = counts[: self.issued].copy()
         found[self.refused] = counts[self.issued :]
         return found
@@ -178,31 +178,30 @@ class Row:
 
 
 def measure(
-    network: str, source: str, images: Sequence[Tested], keys: IssuedKeys, fresh: int, seed: int
+    network: str, source: str, images: Sequence[Suspect], keys: IssuedKeys, fresh: int, seed: int
 ) -> Row:
     """Fresh keys for each image, and the table of issued ones."""
     rng = np.random.default_rng([seed, *hashlib.sha256(f"{network} {source}".encode()).digest()])
     drawn = np.zeros(len(ALPHAS), np.int64)
-    alone, hard, verdicts = (np.zeros((len(keys.packed), len(ALPHAS)), np.int64) for _ in range(3))
+    alone, hard, verdicts = (np.zeros((len(keys.packed), len(ALPHAS)), np.int32) for _ in range(3))
     image_verdicts = np.zeros((len(images), 2, len(ALPHAS)), np.int64)
     with progress(f"{network} {source}", len(images)) as bar:
         for number, image in enumerate(images):
             random = rng.integers(0, 256, (fresh, keys.packed.shape[1]), np.uint8)
-            drawn += at_each(image.levels(random)).sum(axis=0)
+            drawn += at_each(image.levels(random))
             levels = image.levels(keys.packed)
             _add(alone, levels)
             _add(hard, image.hard().levels(keys.packed))
             named = verdict_levels(image, keys, levels)
             _add(verdicts, named)
-            each = at_each(named).astype(np.int64)
-            image_verdicts[number] = keys.unscreened(each).sum(axis=0), keys.screened(each).sum(axis=0)
+            image_verdicts[number] = at_each(keys.unscreened(named)), at_each(keys.screened(named))
             bar.update(number + 1)
     return Row(
         network, source, len(images), fresh * len(images), drawn, alone, hard, verdicts, image_verdicts
     )
 
 
-def verdict_levels(image: Tested, keys: IssuedKeys, levels: NDArray[np.int8]) -> NDArray[np.int8]:
+def verdict_levels(image: Suspect, keys: IssuedKeys, levels: NDArray[np.int8]) -> NDArray[np.int8]:
     """At how many alphas each key would be named by a verdict on the image, given its :meth:`levels`.
 
     Alpha is shared by all issued keys: no verdict without a p of the last of ``ALPHAS`` for the key alone.
@@ -214,14 +213,14 @@ def verdict_levels(image: Tested, keys: IssuedKeys, levels: NDArray[np.int8]) ->
     return named
 
 
-def at_each(levels: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Accused or not at each of ``ALPHAS``: (n, a) of levels (n,)."""
-    return np.asarray(levels[:, None] > np.arange(len(ALPHAS)))
+def at_each(levels: NDArray[np.int8]) -> Counts:
+    """How many keys are accused at each of ``ALPHAS``: (a,) of levels (n,)."""
+    return np.bincount(levels, minlength=len(ALPHAS) + 1)[::-1].cumsum()[::-1][1:]
 
 
 def _add(counts: Counts, levels: NDArray[np.int8]) -> None:
     accused = np.flatnonzero(levels)
-    counts[accused] += at_each(levels[accused])
+    counts[accused] += levels[accused, None] > np.arange(len(ALPHAS))
 
 
 def lower_limit(successes: int, n: int, confidence: float) -> float:
@@ -267,8 +266,8 @@ def sources(data: Path | None) -> list[Source]:
             Source("small photographs, enlarged", lambda _, n: small_photographs(data, n)),
         ]
     for name in known_builtins():
-        found.append(Source(f"unmarked {name}", lambda _, n, name=name: drawn(name, n, marked=False)))
-        found.append(Source(f"copies of {name}", lambda _, n, name=name: drawn(name, n, marked=True)))
+        found.append(Source(f"unmarked {name}", partial(drawn, name, False)))
+        found.append(Source(f"copies of {name}", partial(drawn, name, True)))
     plain = list(found)
     return [
         *found,
@@ -317,10 +316,14 @@ def _opened(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
-@cache
-def drawn(name: str, n: int, marked: bool) -> Images:
+def drawn(name: str, marked: bool, _: Reference, n: int) -> Images:
     """Images of a builtin's sampler, ``DRAWN_MOST`` at most: of the base model, or of copies."""
-    reference, latents = _latents(name, min(n, DRAWN_MOST))
+    return _drawn(name, marked, min(n, DRAWN_MOST))
+
+
+@cache
+def _drawn(name: str, marked: bool, n: int) -> Images:
+    reference, latents = _latents(name, n)
     if marked:
         return reference.mark(latents, TO_A_COPY).images
     return to_images(reference.render(latents))
@@ -407,19 +410,19 @@ def _confidence(logits: torch.Tensor) -> torch.Tensor:
     return logits.abs() + torch.log1p(torch.exp(-2 * logits.abs()))
 
 
-def read(reference: Reference, source: Source, n: int, folder: Path | None) -> list[Tested]:
+def read(reference: Reference, source: Source, n: int, folder: Path | None) -> list[Suspect]:
     """The source's images as the network tests them, from the cache where they were read before."""
     path = None if folder is None else folder / f"{_cache_name(reference.network, source.name, n)}.npz"
     if path is not None and path.exists():
         with np.load(path) as stored:
             ends = stored["ends"][:-1]
             parts = zip(np.split(stored["logits"], ends), np.split(stored["weights"], ends), strict=True)
-            return [Tested(logits, weights) for logits, weights in parts]
+            return [Suspect(logits, weights) for logits, weights in parts]
     images = source.images(reference, n)
     tested = []
     with progress(f"reading {source.name} with {reference.label}", len(images)) as bar:
         for number, image in enumerate(images):
-            tested.append(Tested.read(reference.network, image))
+            tested.append(Suspect.read(reference.network, image))
             bar.update(number + 1)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def verifier(world: World) -> Verifier:
     return Verifier.from_bundle(world.bundle(), device="cpu")
 
 
-def checked(verifier: Verifier, image: Image.Image, path: Path) -> set[str]:
+def checked(verifier: Verifier, image: Image.Image, path: Path) -> set[str | None]:
     """The copies that the verifier names for an image."""
     image.save(path)
     return {copy.id for finding in verifier.check([path]) for copy in finding.copies}
