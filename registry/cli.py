@@ -11,6 +11,7 @@ import os
 import secrets
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -525,6 +526,14 @@ def bundle() -> None:
 @click.option("--out", type=OUT, required=True, help="File to write.")
 @click.option("--with-keys", is_flag=True, help="Add the key table: secret, for authorised auditors only.")
 @click.option("--with-recipients", is_flag=True, help="Add the recipients' addresses to the key table.")
+@click.option(
+    "--for",
+    "auditors",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Encrypt the key table to this auditor's public key (`verifier key new`); may be repeated.",
+)
 @click.option("--model", "model_name", metavar="NAME", help="Only this model [default: all].")
 @click.option("--expires-days", type=int, default=30, show_default=True, help="Validity of the bundle.")
 @home_option
@@ -533,14 +542,19 @@ def bundle_export(
     out: Path,
     with_keys: bool,
     with_recipients: bool,
+    auditors: Sequence[Path],
     model_name: str | None,
     expires_days: int,
     as_json: bool,
 ) -> None:
     """Write a signed bundle for `verifier check --bundle`."""
     from registry.bundles import service
+    from verifier.sealed import key_id, load_public
 
-    options = service.BundleOptions(with_keys, with_recipients, model_name, expires_days=expires_days)
+    public = [load_public(path) for path in auditors]
+    options = service.BundleOptions(
+        with_keys, with_recipients, model_name, expires_days=expires_days, auditors=public
+    )
     with opened() as home, shown("key table") as progress:
         manifest = service.export(home, out, options, progress)
     if as_json:
@@ -548,7 +562,9 @@ def bundle_export(
         return
     names = ", ".join(f"{entry['name']} ({entry['keys_issued']} keys)" for entry in manifest["models"])
     click.echo(f"{out}: {names}, expires {manifest['expires_at']}.")
-    if with_keys:
+    if public:
+        click.echo(f"Only the holders of {', '.join(map(key_id, public))} can read its key table.")
+    elif with_keys:
         click.echo("It holds the key table: whoever has it can read and forge fingerprints.")
 
 

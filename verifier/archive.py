@@ -26,8 +26,17 @@ from typing import BinaryIO
 
 from verifier.errors import TrustError
 
-Source = Path | bytes | bytearray | memoryview
-"""What a member is written from: a file, or the bytes themselves."""
+
+@dataclass(frozen=True)
+class Chunks:
+    """A member that is made while it is written: its size in bytes, and its parts in order."""
+
+    nbytes: int
+    parts: Iterator[bytes]
+
+
+Source = Path | bytes | bytearray | memoryview | Chunks
+"""What a member is written from: a file, the bytes themselves, or what makes them."""
 
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 _CHUNK = 1 << 20
@@ -115,7 +124,7 @@ class ArchiveWriter:
 
     def add(self, name: str, source: Source) -> tuple[str, int]:
         """Append a member; its SHA-256 (hex) and size in bytes."""
-        size = source.stat().st_size if isinstance(source, Path) else memoryview(source).nbytes
+        size = _size(source)
         header_size = len(_Member(name, size, 0, self._end).local_header())
         self._file.seek(self._end + header_size)
         digest, crc, written = hashlib.sha256(), 0, 0
@@ -134,7 +143,16 @@ class ArchiveWriter:
         return digest.hexdigest(), size
 
 
+def _size(source: Source) -> int:
+    if isinstance(source, Path):
+        return source.stat().st_size
+    return source.nbytes if isinstance(source, Chunks) else memoryview(source).nbytes
+
+
 def _chunks(source: Source) -> Iterator[bytes | memoryview]:
+    if isinstance(source, Chunks):
+        yield from source.parts
+        return
     if isinstance(source, Path):
         with source.open("rb") as file:
             while chunk := file.read(_CHUNK):

@@ -17,6 +17,8 @@ Members (see :mod:`verifier.archive` for the container)::
     models/<name>/keys/...    only with keys: phi.bin (n x bits/8), certificates.bin (n x RECORD) and,
                               where recipients may be unmasked, recipients.json
     ledger/<level>            only with keys: all hashes of that tile level, one after the other
+    keys.json                 only with keys for certain auditors: then the members of models/<name>/keys/
+                              are encrypted (:mod:`verifier.sealed`) and end with .sealed
 
 Nothing is used before its digest was compared: small members and networks on opening, the key table and
 the ledger in a background thread whose result :meth:`Bundle.verify` waits for.
@@ -31,11 +33,11 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -45,10 +47,16 @@ from verifier import certificate, merkle, signing
 from verifier.archive import Archive, ArchiveWriter, Source
 from verifier.errors import InputError, TrustError
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+    from verifier.sealed import Opening, Sealing
+
 SCHEMA = "hallmark/bundle/1"
 TRUST_SCHEMA = "hallmark/trust/1"
 MANIFEST, TRUST, CHECKPOINT, REVOCATIONS = "manifest.json", "trust.json", "checkpoint.txt", "revocations.json"
 NETWORK_FILES, VECTORS = ("network.onnx", "network.json"), "vectors.npz"
+ENVELOPE, SEALED = "keys.json", ".sealed"
 
 RECORD = np.dtype(
     [
@@ -173,13 +181,15 @@ def write_bundle(
     expires_at: str,
     revocations: Sequence[Revocation] = (),
     ledger: Sequence[bytes | bytearray | memoryview] = (),
+    auditors: Sequence[X25519PublicKey] = (),
 ) -> signing.Document:
     """Write a bundle to ``path`` (complete or not at all) and return its manifest.
 
     ``checkpoint`` is the signed note of the ledger's head, ``ledger`` its tile levels from the leaves up
-    (each all hashes of the level), which a bundle with keys needs. The same content gives the same
-    bytes. With keys the file is readable by its owner only. ``ValueError`` where the parts contradict
-    each other, ``OSError`` where files cannot be read or written.
+    (each all hashes of the level), which a bundle with keys needs. With ``auditors`` only they can read
+    the keys. The same content gives the same bytes, unless it is encrypted. With keys the file is readable
+    by its owner only. ``ValueError`` where the parts contradict each other, ``OSError`` where files cannot
+    be read or written.
     """
     path = Path(path)
     registry = signing.registry_id(key.public_key())
@@ -190,6 +200,10 @@ def write_bundle(
     if unix(expires_at) <= unix(created_at):
         raise ValueError(f"a bundle made at {created_at} cannot expire at {expires_at}")
 
+    if auditors and not with_keys:
+        raise ValueError("a bundle without keys has nothing to encrypt")
+
+    sealing = _sealing(auditors)
     members: dict[str, Source] = {
         TRUST: trust_member(key.public_key()),
         CHECKPOINT: checkpoint.encode(),
@@ -200,7 +214,10 @@ def write_bundle(
         if (content.network / VECTORS).exists():
             members[f"{model.folder}/{VECTORS}"] = content.network / VECTORS
         if content.keys is not None:
-            members.update(_key_members(model, content.keys))
+            secrets = _key_members(model, content.keys)
+            members.update(secrets if sealing is None else _seal(sealing, secrets))
+    if sealing is not None:
+        members[ENVELOPE] = _json(sealing.envelope())
     if with_keys:
         members.update({f"ledger/{level}": hashes for level, hashes in enumerate(ledger)})
 
@@ -263,7 +280,19 @@ def _with_folders(models: Sequence[BundleModel]) -> list[BundleModel]:
     ]
 
 
-def _key_members(model: BundleModel, keys: KeyContent) -> dict[str, Source]:
+def _sealing(auditors: Sequence[X25519PublicKey]) -> Sealing | None:
+    if not auditors:
+        return None
+    from verifier.sealed import Sealing
+
+    return Sealing.to(auditors)
+
+
+def _seal(sealing: Sealing, members: Mapping[str, bytes | memoryview]) -> dict[str, Source]:
+    return {f"{name}{SEALED}": sealing.seal(name, content) for name, content in members.items()}
+
+
+def _key_members(model: BundleModel, keys: KeyContent) -> dict[str, bytes | memoryview]:
     count = len(keys.records)
     if keys.records.dtype != RECORD or keys.records.ndim != 1:
         raise ValueError(f"the records of model {model.name} are no vector of RECORD")
@@ -273,7 +302,7 @@ def _key_members(model: BundleModel, keys: KeyContent) -> dict[str, Source]:
         raise ValueError(f"model {model.name}: {count} keys, but only {model.keys_issued} issued")
     if int(keys.records["recipient_number"].max(initial=0)) > len(keys.recipients or ()):
         raise ValueError(f"model {model.name}: a record points beyond the list of recipients")
-    members: dict[str, Source] = {
+    members: dict[str, bytes | memoryview] = {
         f"{model.folder}/keys/phi.bin": _bytes(keys.phi),
         f"{model.folder}/keys/certificates.bin": _bytes(keys.records),
     }
@@ -300,8 +329,12 @@ class Bundle:
     revocations: dict[str, Revocation]
     pinned: bool
 
-    def __init__(self, archive: Archive, trust: str | None, now: float) -> None:
-        self._archive = archive
+    def __init__(
+        self, archive: Archive, trust: str | None, now: float, auditor: X25519PrivateKey | None = None
+    ) -> None:
+        self._archive, self._auditor = archive, auditor
+        self._opened: dict[str, memoryview] = {}
+        self._opening: Opening | None = None
         self._failure: TrustError | None = None
         self.key, self.registry = read_trust(archive.read(TRUST))
         self.pinned = trust is not None
@@ -347,11 +380,18 @@ class Bundle:
         self.revocations = read_revocations(archive.read(REVOCATIONS))
 
     @classmethod
-    def open(cls, path: Path | str, trust: str | None = None, now: float | None = None) -> Bundle:
+    def open(
+        cls,
+        path: Path | str,
+        trust: str | None = None,
+        now: float | None = None,
+        auditor: X25519PrivateKey | None = None,
+    ) -> Bundle:
         """Open and verify the bundle at ``path``.
 
         ``trust`` pins the registry (its id); without it the bundle's own is taken, ``pinned`` is False.
-        ``now`` is the time in unix seconds. :class:`InputError` where the file cannot be read,
+        ``now`` is the time in unix seconds. ``auditor`` opens a key table that is encrypted to this key, once
+        it is used. :class:`InputError` where the file cannot be read,
         :class:`TrustError` where a byte, signature or validity does not hold.
         """
         path = Path(path)
@@ -367,7 +407,7 @@ class Bundle:
         except TrustError as error:
             raise TrustError(f"{path}: {error}", error.hint) from None
         try:
-            return cls(archive, trust, time.time() if now is None else now)
+            return cls(archive, trust, time.time() if now is None else now, auditor)
         except TrustError as error:
             raise TrustError(f"{path}: {error}", error.hint) from None
 
@@ -393,11 +433,19 @@ class Bundle:
         return _parse_json(self._archive, name)
 
     def has_keys(self, model: BundleModel) -> bool:
-        return f"{model.folder}/keys/phi.bin" in self._files
+        """Whether there is a key table, encrypted or not."""
+        return bool(
+            {f"{model.folder}/keys/phi.bin", f"{model.folder}/keys/phi.bin{SEALED}"} & self._files.keys()
+        )
+
+    @property
+    def readable(self) -> bool:
+        """Whether key tables, if there are any, can be read: they are not encrypted, or the key was given."""
+        return ENVELOPE not in self._files or self._auditor is not None
 
     def phi(self, model: BundleModel) -> NDArray[np.uint8]:
         """Packed keys (n, bits / 8) of a model, mapped from the file."""
-        packed = np.frombuffer(self.read(f"{model.folder}/keys/phi.bin"), np.uint8)
+        packed = np.frombuffer(self._secret(f"{model.folder}/keys/phi.bin"), np.uint8)
         count = len(self.records(model))
         if packed.size != count * (model.bits // 8):
             raise TrustError(f"{model.folder}/keys/phi.bin does not hold {count} keys")
@@ -406,7 +454,7 @@ class Bundle:
     def records(self, model: BundleModel) -> Records:
         """The records (n,) of a model's keys, mapped from the file."""
         name = f"{model.folder}/keys/certificates.bin"
-        data = self.read(name)
+        data = self._secret(name)
         count, rest = divmod(len(data), RECORD.itemsize)
         if rest or count > model.keys_issued:
             raise TrustError(f"{name} does not hold whole records of at most {model.keys_issued} keys")
@@ -416,9 +464,9 @@ class Bundle:
         """The recipient's name where the bundle discloses it."""
         number = int(record["recipient_number"])
         name = f"{model.folder}/keys/recipients.json"
-        if number == 0 or name not in self._files:
+        if number == 0 or not {name, f"{name}{SEALED}"} & self._files.keys():
             return None
-        recipients = self.read_json(name)
+        recipients = parse_member(name, self._secret(name))
         if not isinstance(recipients, list) or number > len(recipients):
             raise TrustError(f"{name} lacks entry {number}")
         return str(recipients[number - 1])
@@ -434,6 +482,25 @@ class Bundle:
         leaf = merkle.leaf_hash(certificate.leaf(document))
         merkle.verify_inclusion(leaf, index, size, proof, self.checkpoint.root)
         return parsed
+
+    def _secret(self, name: str) -> memoryview:
+        """A member of a key table; if it is encrypted, opened into memory once."""
+        if ENVELOPE not in self._files:
+            return self.read(name)
+        if name not in self._opened:
+            self._opened[name] = self._key_opening().open(name, self.read(f"{name}{SEALED}"))
+        return self._opened[name]
+
+    def _key_opening(self) -> Opening:
+        from verifier.sealed import Opening
+
+        if self._auditor is None:
+            raise InputError(
+                "the bundle's key table is encrypted to an auditor.", "Name your private key with --key FILE."
+            )
+        if self._opening is None:
+            self._opening = Opening.of(self.read_json(ENVELOPE), self._auditor)
+        return self._opening
 
     def _read_tile(self, level: int, number: int) -> bytes:
         width = merkle.TILE_WIDTH * merkle.HASH_BYTES

@@ -381,7 +381,8 @@ def _open_model(bundle: Bundle, entry: BundleModel, device: str) -> _Model:
             f"the bundle holds no keys of model {entry.name}, so no copy can be looked up.",
             "Ask its registry with --registry URL, or for one made by `registry bundle export --with-keys`.",
         )
-    return _Model(entry, open_network(bundle, entry, device), KeyTable(bundle.phi(entry)))
+    keys = KeyTable(bundle.phi(entry))
+    return _Model(entry, open_network(bundle, entry, device), keys)
 
 
 def _one_for_each_key(matches: Sequence[_Match]) -> list[_Match]:

@@ -122,6 +122,14 @@ def home_option(command: Command) -> Command:
     "HALLMARK_TOKEN.",
 )
 @click.option("--token-file", metavar="FILE", type=click.Path(), help="Take the token from this file.")
+@click.option(
+    "--key",
+    envvar="HALLMARK_KEY",
+    metavar="FILE",
+    type=click.Path(),
+    help="Your private key (`verifier key new`), for a bundle whose keys are encrypted to it.  "
+    "[env: HALLMARK_KEY]",
+)
 @home_option
 @click.option("--set", "as_set", is_flag=True, help="Test all images together, as one set of one source.")
 @click.option(
@@ -154,6 +162,7 @@ def check(
     bundle: str | None,
     url: str | None,
     token_file: str | None,
+    key: str | None,
     home: str,
     as_set: bool,
     alpha: float,
@@ -175,7 +184,7 @@ def check(
 
     if token_file is not None and url is None:
         raise click.UsageError("--token-file goes with --registry.")
-    bundles = _bundles(bundle, url, home, trust)
+    bundles = _bundles(bundle, url, home, trust, key)
     verifier = _offline(bundles, device) if url is None else _online(bundles, url, token_file, device)
     note = _trust_note(verifier.bundle.registry, verifier.bundle.pinned)
     if as_json and not verifier.bundle.pinned:
@@ -201,7 +210,9 @@ def check(
     return code
 
 
-def _bundles(path: str | None, url: str | None, home: str, trust: str | None) -> list[Bundle]:
+def _bundles(
+    path: str | None, url: str | None, home: str, trust: str | None, key: str | None
+) -> list[Bundle]:
     """The bundle at ``path``, or those that were fetched from ``url`` or from the only registry known."""
     from pathlib import Path
 
@@ -210,7 +221,10 @@ def _bundles(path: str | None, url: str | None, home: str, trust: str | None) ->
     from verifier.store import Store
 
     if path is not None:
-        return [Bundle.open(path, trust)]
+        from verifier.sealed import load_private
+
+        auditor = None if key is None else load_private(Path(key), _passphrase)
+        return [Bundle.open(path, trust, auditor=auditor)]
     stores = Store.all(Path(home)) if url is None else [Store.at(url, Path(home))]
     if len(stores) != 1:
         known = ", ".join(store.url for store in stores) or "nothing was fetched yet"
@@ -366,6 +380,35 @@ def countersign(receipt: str, key: str, copy: str | None) -> int:
     return 0
 
 
+@cli.group()
+def key() -> None:
+    """Your key pair as an auditor: registries encrypt key tables to it."""
+
+
+@key.command("new")
+@click.option("--out", required=True, metavar="FILE", type=click.Path(), help="File of the private key.")
+@click.option(
+    "--passphrase", is_flag=True, help="Ask for a passphrase, and encrypt the private key under it."
+)
+def new_key(out: str, passphrase: bool) -> int:
+    """Make a key pair (X25519): FILE is yours alone, FILE.pub is for the registry.
+
+    The registry exports with `registry bundle export --with-keys --for FILE.pub`, you check with
+    `verifier check --bundle BUNDLE --key FILE`. A lost key cannot be replaced: ask for a new bundle.
+
+    Exit codes: 0 made, 2 a file is there already or cannot be written.
+    """
+    from pathlib import Path
+
+    from verifier import sealed
+
+    path = Path(out)
+    public = sealed.new_key(path, _new_passphrase() if passphrase else "")
+    click.echo(f"{path}: keep it to yourself. {sealed.public_path(path)}: give it to the registry.")
+    click.echo(f"Key id {sealed.key_id(public)}; tell it to the registry by another way, to compare.")
+    return 0
+
+
 @cli.command()
 @click.argument("proof", metavar="PROOF.json", type=click.Path())
 @click.option("--trust", required=True, metavar="ID", envvar="HALLMARK_TRUST", help="The registry you trust.")
@@ -421,6 +464,10 @@ def doctor(as_json: bool) -> int:
 
 def _passphrase() -> str:
     return str(click.prompt("Passphrase", hide_input=True, err=True, default="", show_default=False))
+
+
+def _new_passphrase() -> str:
+    return str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True))
 
 
 def _trust_note(registry: str, pinned: bool) -> str:

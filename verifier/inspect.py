@@ -249,7 +249,7 @@ def _certificate(document: Any, key: Ed25519PublicKey, registry: Any) -> Certifi
 def _delivered(bundle: Bundle, certificate: Certificate, digest: str) -> bool | None:
     """Whether the copy is byte for byte the one recorded as delivered; None where nothing is recorded."""
     for model in bundle.models:
-        if model.digest != certificate.model.digest or not bundle.has_keys(model):
+        if model.digest != certificate.model.digest or not (bundle.has_keys(model) and bundle.readable):
             continue
         bundle.verify()
         records = bundle.records(model)

@@ -9,7 +9,7 @@ from typing import Annotated, BinaryIO, Literal
 
 from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from registry.accounts import security
 from registry.accounts.permissions import Permission
@@ -18,9 +18,11 @@ from registry.api.document import problem
 from registry.api.schemas import WHOLE, Body, ModelLabel
 from registry.bundles import service
 from registry.storage import CHUNK_BYTES
+from verifier.sealed import parse_public
 
 MEDIA_TYPE = "application/vnd.hallmark.bundle+zip"
 LONGEST_DAYS = 366
+MOST_AUDITORS = 16
 EXPORTED_KEYS = "bundle.keys-exported"
 
 bundles = APIBlueprint(
@@ -40,6 +42,14 @@ class BundleRequest(Body):
         Field(description="Whether the key table goes in, and with it whose keys they are."),
     ] = "none"
     expires_days: Annotated[int, Field(ge=1, le=LONGEST_DAYS), WHOLE] = 30
+    auditors: Annotated[
+        list[Annotated[str, StringConstraints(max_length=1000)]],
+        Field(
+            default_factory=list,
+            max_length=MOST_AUDITORS,
+            description="X25519 public keys (PEM, `verifier key new`): the key table is encrypted to them.",
+        ),
+    ]
 
 
 @bundles.post(
@@ -63,6 +73,7 @@ def export_bundle(body: BundleRequest) -> Response:
         model=body.model,
         organisation=principal().organisation,
         expires_days=body.expires_days,
+        auditors=[parse_public(text.encode()) for text in body.auditors],
     )
     with tempfile.TemporaryDirectory(prefix="hallmark-") as folder:
         path = Path(folder) / "hallmark.bundle"

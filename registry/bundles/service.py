@@ -1,6 +1,6 @@
 """Exporting bundles: networks, checkpoint and revocations, and for auditors the key table.
 
-    export(home, Path("flowers.bundle"), BundleOptions(with_keys=True, expires_days=30))
+    export(home, Path("flowers.bundle"), BundleOptions(with_keys=True, auditors=[public_key]))
 
 Everything is read in one snapshot, so that the key table, the ledger's tiles and the checkpoint agree
 while others go on issuing. The file format is the verifier's (:mod:`verifier.bundle`).
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from sqlalchemy.orm import Session
 
 from registry.accounts import service as accounts
@@ -37,8 +38,8 @@ class BundleOptions:
     """What goes into a bundle.
 
     ``with_keys`` adds the key table (for authorised auditors only: it is secret), ``with_recipients``
-    the recipients' addresses too; ``model`` restricts it to one model. The models are those of
-    ``organisation``; ``None`` stands for that of the command line.
+    the recipients' addresses too; only ``auditors`` can read them, where any are named. ``model`` restricts
+    it to one model. The models are those of ``organisation``; ``None`` stands for that of the command line.
     """
 
     with_keys: bool = False
@@ -46,6 +47,7 @@ class BundleOptions:
     model: str | None = None
     organisation: int | None = None
     expires_days: int = 30
+    auditors: Sequence[X25519PublicKey] = ()
 
 
 def export(
@@ -90,12 +92,15 @@ def export(
                 for revoked in keys.revocations(session, chosen)
             ],
             ledger=_levels(session) if options.with_keys else (),
+            auditors=options.auditors,
         )
 
 
 def _check(out: Path, options: BundleOptions) -> None:
     if options.with_recipients and not options.with_keys:
         raise InputError("--with-recipients needs --with-keys.", "Addresses belong to keys.")
+    if options.auditors and not options.with_keys:
+        raise InputError("only a bundle with keys can be for auditors.", "Add --with-keys.")
     keys.check_expiry(options.expires_days)
     if out.is_dir():
         raise InputError(f"{out} is a folder.", "Name the file to write with --out.")

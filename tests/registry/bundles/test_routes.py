@@ -8,6 +8,7 @@ from registry.home import Home
 from registry.keys.service import Issuer
 from tests.registry.api.client import Client, client
 from tests.registry.support import MODEL, RECIPIENT
+from verifier import sealed
 from verifier.bundle import Bundle
 
 
@@ -52,3 +53,18 @@ def test_addresses_go_out_only_where_they_are_asked_for(admin: Client, ready: Ho
     }
     assert RECIPIENT.encode() not in sent["pseudonymous"]
     assert RECIPIENT.encode() in sent["with-recipients"]
+
+
+def test_keys_for_an_auditor_are_read_by_him_alone(admin: Client, ready: Home, tmp_path: Path) -> None:
+    Issuer.open(ready, MODEL, RECIPIENT).issue(3)
+    sealed.new_key(tmp_path / "auditor")
+    public = (tmp_path / "auditor.pub").read_text()
+    sent = admin.post("/bundles", json={"keys": "with-recipients", "auditors": [public]}, buffered=True)
+    assert sent.status_code == 200
+    assert RECIPIENT.encode() not in sent.get_data()
+    (tmp_path / "bundle").write_bytes(sent.get_data())
+    bundle = Bundle.open(tmp_path / "bundle", auditor=sealed.load_private(tmp_path / "auditor"))
+    (model,) = bundle.models
+    assert bundle.recipient(model, bundle.records(model)[0]) == RECIPIENT
+    for body in ({"auditors": [public]}, {"keys": "pseudonymous", "auditors": ["no key"]}):
+        assert admin.post("/bundles", json=body).status_code == 422

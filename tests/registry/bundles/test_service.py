@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from registry.accounts import service as accounts
 from registry.bundles.service import BundleOptions, export
+from registry.cli import cli
 from registry.copies.service import download
 from registry.errors import InputError, StateError
 from registry.generators import service as generators
 from registry.home import Home
 from registry.keys.service import Issuer, derive, get_key, revoke
 from tests.registry.support import BITS, MODEL, RECIPIENT, TinyModel
+from verifier import sealed
 from verifier.bundle import Bundle
+from verifier.errors import VerifierError
 from verifier.phi import commitment
 
 
@@ -97,6 +101,33 @@ def test_one_model_of_several(ready: Home, tiny: TinyModel, tmp_path: Path) -> N
             bundle.certificate(model, record)
     export(ready, path, BundleOptions(model="tiny@1"))
     assert [model.version for model in Bundle.open(path).models] == [1]
+
+
+def test_a_bundle_for_an_auditor_from_the_command_line(sqlite_ready: Home, tmp_path: Path) -> None:
+    Issuer.open(sqlite_ready, MODEL, RECIPIENT).issue(3)
+    public = sealed.new_key(tmp_path / "auditor")
+    path, home = tmp_path / "bundle", str(sqlite_ready.settings.home)
+    exported = [
+        "bundle",
+        "export",
+        "--home",
+        home,
+        "--out",
+        str(path),
+        "--for",
+        str(tmp_path / "auditor.pub"),
+    ]
+    assert CliRunner().invoke(cli, exported).exit_code != 0, "--for needs --with-keys"
+    made = CliRunner().invoke(cli, [*exported, "--with-keys"])
+    assert made.exit_code == 0, made.output
+    assert f"Only the holders of {sealed.key_id(public)} can read its key table" in made.output
+    bundle = Bundle.open(path, auditor=sealed.load_private(tmp_path / "auditor"))
+    (model,) = bundle.models
+    for record in bundle.records(model):
+        bundle.certificate(model, record)
+    closed = Bundle.open(path)
+    with pytest.raises(VerifierError, match="encrypted to an auditor"):
+        closed.phi(closed.models[0])
 
 
 def test_bad_requests_write_nothing(home: Home, tmp_path: Path) -> None:
