@@ -11,6 +11,8 @@ of them. None depends on the keys it is compared with, so each accusation is a f
 (b) One table of keys, drawn as the registry draws them, with and without screening: the key and the image
     with the most accusations; as verdicts (alpha shared by all keys) and one key at a time, next to what
     is usual: the binomial test of hard bits at the same nominal alpha.
+(c) What that test does where readings and keys are not counted: the best of all readings against a fresh key,
+    and one reading against all keys of the table.
 
 With --data (a folder with photos256 and imagenet32, folders or zips) photographs are among the sources:
 of photos256 only the half whose SHA-256 begins with an odd byte, as keys are screened against the other.
@@ -81,9 +83,11 @@ class Suspect:
         logits = np.stack([test.logits for test in tests]).astype(np.int16)
         return cls(logits, np.array([test.weight for test in tests]))
 
-    def hard(self) -> Suspect:
-        """The usual test: signs of the most confident reading, so that a score is a count of matches."""
-        return Suspect(np.where(self.logits[:1] < 0, -1, 1).astype(np.int16), np.ones(1))
+    def hard(self, readings: int | None = 1) -> Suspect:
+        """The usual test: signs, so that a score is a count of matches; of the most confident ``readings``
+        (``None``: of all), none of which pays for being one of many."""
+        signs = np.where(self.logits[:readings] < 0, -1, 1).astype(np.int16)
+        return Suspect(signs, np.ones(len(signs)))
 
     def levels(self, packed: Packed) -> NDArray[np.int8]:
         """At how many of ``ALPHAS`` (descending) each key is accused when tested alone, (n,)."""
@@ -158,17 +162,21 @@ class IssuedKeys:
 
 @dataclass(frozen=True)
 class Row:
-    """One network on one source. Accusations of fresh keys (a,) among ``comparisons``; those of each row
-    of :class:`IssuedKeys` (n, a) one at a time, by hard bits, and as verdicts; verdicts of each image."""
+    """One network on one source. Accusations of fresh keys (a,) among ``comparisons``, and by hard bits of
+    the best reading; those of each row of :class:`IssuedKeys` (n, a) one at a time, by hard bits, and as
+    verdicts; keys that each image accuses (images, a) by hard bits and (images, 2, a) as verdicts, without
+    and with screening."""
 
     network: str
     source: str
     images: int
     comparisons: int
     fresh: Counts
+    fresh_hard: Counts
     alone: Counts
     hard: Counts
     verdicts: Counts
+    image_hard: Counts
     image_verdicts: Counts
 
     @property
@@ -182,22 +190,36 @@ def measure(
 ) -> Row:
     """Fresh keys for each image, and the table of issued ones."""
     rng = np.random.default_rng([seed, *hashlib.sha256(f"{network} {source}".encode()).digest()])
-    drawn = np.zeros(len(ALPHAS), np.int64)
+    drawn, drawn_hard = np.zeros((2, len(ALPHAS)), np.int64)
     alone, hard, verdicts = (np.zeros((len(keys.packed), len(ALPHAS)), np.int32) for _ in range(3))
+    image_hard = np.zeros((len(images), len(ALPHAS)), np.int64)
     image_verdicts = np.zeros((len(images), 2, len(ALPHAS)), np.int64)
     with progress(f"{network} {source}", len(images)) as bar:
         for number, image in enumerate(images):
             random = rng.integers(0, 256, (fresh, keys.packed.shape[1]), np.uint8)
             drawn += at_each(image.levels(random))
+            drawn_hard += at_each(image.hard(None).levels(random))
             levels = image.levels(keys.packed)
             _add(alone, levels)
-            _add(hard, image.hard().levels(keys.packed))
+            matching = image.hard().levels(keys.packed)
+            _add(hard, matching)
+            image_hard[number] = at_each(keys.unscreened(matching))
             named = verdict_levels(image, keys, levels)
             _add(verdicts, named)
             image_verdicts[number] = at_each(keys.unscreened(named)), at_each(keys.screened(named))
             bar.update(number + 1)
     return Row(
-        network, source, len(images), fresh * len(images), drawn, alone, hard, verdicts, image_verdicts
+        network=network,
+        source=source,
+        images=len(images),
+        comparisons=fresh * len(images),
+        fresh=drawn,
+        fresh_hard=drawn_hard,
+        alone=alone,
+        hard=hard,
+        verdicts=verdicts,
+        image_hard=image_hard,
+        image_verdicts=image_verdicts,
     )
 
 
@@ -470,6 +492,23 @@ def show_issued(rows: Sequence[Row], keys: IssuedKeys) -> None:
         _line(row.network, row.source, row.images, *(" ".join(map(str, cell)) for cell in cells))
 
 
+def show_usual(rows: Sequence[Row]) -> None:
+    """Table (c): hard bits against verdicts, at each alpha in turn.
+
+    Fresh keys accused by the best of all readings, over nominal; the share of images on which anybody of
+    the table is accused by the first reading's hard bits, and by a verdict.
+    """
+    _heading("network", "source", "fresh keys, best reading", "images, hard bits", "images, verdicts")
+    for row in rows:
+        times = row.fresh_hard / row.comparisons / ALPHAS
+        hard, verdicts = ((counts > 0).mean(axis=0) for counts in (row.image_hard, row.image_verdicts[:, 1]))
+        cells = (
+            " ".join(f"{value:.3g}" for value in times),
+            *(" ".join(f"{share:.0%}" for share in shares) for shares in (hard, verdicts)),
+        )
+        _line(row.network, row.source, *cells)
+
+
 def show_verdicts(rows: Sequence[Row], keys: IssuedKeys) -> None:
     """Verdicts of one network: all, of the worst key and by the worst image, at each alpha in turn."""
     _heading("network", "keys", "images", "redrawn", "verdicts", "worst key", "worst image")
@@ -580,6 +619,13 @@ def figures_of(
         "worst_key_share_screened": [keys[r.network].screened(r.alone).max(axis=0) / r.images for r in rows],
     }.items():
         figures |= {f"{title}_at_{ALPHAS[a]:g}": float(np.max(shares, axis=0)[a]) for a in (0, 2)}
+    figures |= {
+        f"images_accusing_somebody_{title}_at_1e-6": float(np.concatenate(counts)[:, -1].astype(bool).mean())
+        for title, counts in {
+            "hard_bits": [row.image_hard for row in rows],
+            "verdicts": [row.image_verdicts[:, 1] for row in rows],
+        }.items()
+    }
     goals = ("cells_above_nominal", "worst_screened_key_accusations_at_1e-6")
     return figures, {name: Goal("<=", 0) for name in goals}
 
@@ -639,6 +685,7 @@ def main(
     for label, table in keys.items():
         own = [row for row in rows if row.network == label]
         show_issued(own, table)
+        show_usual(own)
         show_verdicts(own, table)
     if plotted is not None:
         plotted.write_text(plot(rows, keys, confidence))

@@ -90,6 +90,10 @@ def test_hard_bits_are_the_binomial_test() -> None:
     tails = np.cumsum([float(math.comb(BITS, i)) for i in range(BITS, -1, -1)])[::-1] / 2.0**BITS
     expected = (tails[matches][:, None] <= np.array(ALPHAS)).sum(axis=1)
     assert (image.hard().levels(packed) == expected).all()
+    every = np.max(
+        [Suspect(image.logits[i : i + 1], np.ones(1)).hard().levels(packed) for i in range(3)], axis=0
+    )
+    assert (image.hard(None).levels(packed) == every).all()
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,7 @@ def test_images_that_do_depend_on_keys_are_seen(keys: IssuedKeys) -> None:
     figures, goals = figures_of([row], {"net": keys}, 0.99)
     assert figures["worst_screened_key_accusations_at_1e-6"] == 4
     assert row.image_verdicts[0, :, -1].tolist() == [1, 1]
+    assert row.image_hard[:, -1].min() >= 1
     too_many = Row(**{**row.__dict__, "fresh": np.array([8000, 8, 0, 0, 0])})
     assert figures_of([too_many], {"net": keys}, 0.99)[0]["cells_above_nominal"] == 1
 
