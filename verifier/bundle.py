@@ -411,6 +411,10 @@ class Bundle:
         except TrustError as error:
             raise TrustError(f"{path}: {error}", error.hint) from None
 
+    def learn(self, revocations: Mapping[str, Revocation]) -> None:
+        """Take over a newer list of the same registry's revocations; what is known of a key stays."""
+        self.revocations = {**revocations, **self.revocations}
+
     def verify(self) -> None:
         """Wait until every member was compared with its digest; :class:`TrustError` on a difference."""
         self._background.join()

@@ -224,7 +224,11 @@ def _bundles(
         from verifier.sealed import load_private
 
         auditor = None if key is None else load_private(Path(key), _passphrase)
-        return [Bundle.open(path, trust, auditor=auditor)]
+        opened = Bundle.open(path, trust, auditor=auditor)
+        for store in Store.all(Path(home)):  # a bundle is as old as its export
+            if store.registry == opened.registry:
+                opened.learn(store.revocations())
+        return [opened]
     stores = Store.all(Path(home)) if url is None else [Store.at(url, Path(home))]
     if len(stores) != 1:
         known = ", ".join(store.url for store in stores) or "nothing was fetched yet"
@@ -534,11 +538,11 @@ def _transfer() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = ("fetching", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
 
         def begin(total: int) -> Callable[[int], None]:
-            task = bar.add_task("fetching", total=total)
+            task = bar.add_task("", total=total)
             return lambda came: bar.advance(task, came)
 
         yield begin

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from verifier.bundle import REVOCATIONS, Bundle
+from verifier.bundle import REVOCATIONS, Bundle, Revocation, read_revocations
 from verifier.errors import InputError
 
 SCHEMA = "hallmark/store/1"
@@ -42,7 +42,7 @@ class Store:
     @classmethod
     def all(cls, home: Path) -> list[Store]:
         """Every store below ``home`` that was updated."""
-        stores = (cls("", path.parent) for path in sorted(home.glob(f"*/{DESCRIPTION}")))
+        stores = (cls("", path.parent) for path in sorted(home.glob(f"[!.]*/{DESCRIPTION}")))
         return [cls(store._described("url"), store.folder) for store in stores]
 
     @property
@@ -78,9 +78,14 @@ class Store:
             )
         return [Bundle.open(path, self.registry) for path in found]
 
-    def revoked(self) -> Path:
-        """The newest list of revocations."""
-        return self.folder / REVOCATIONS
+    def revocations(self) -> dict[str, Revocation]:
+        """The newest revocations, by key id."""
+        try:
+            return read_revocations((self.folder / REVOCATIONS).read_bytes())
+        except OSError as error:
+            raise InputError(
+                f"cannot read {error.filename}: {error.strerror}.", "Run `verifier update` again."
+            ) from None
 
     def _described(self, field: str) -> str:
         path = self.folder / DESCRIPTION

@@ -17,6 +17,7 @@ last one and the new one, must be proved to belong to one ledger that only grew.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -94,7 +95,7 @@ def update(
         _compare_root(store, root)
         return _update(store, None, model, progress)
     # What fails the first time leaves no trust behind.
-    fresh = Store(store.url, store.folder.with_name(f".{store.folder.name}.new"))
+    fresh = Store(store.url, store.folder.with_name(f".{store.folder.name}.{os.getpid()}.new"))
     _writable(fresh.folder)
     try:
         found = _update(fresh, _first_root(store.url, root), model, progress)
@@ -358,7 +359,7 @@ def _chosen(targets: Iterable[str], model: str | None) -> dict[str, list[str]]:
 def _assembled(path: Path, members: Sequence[str], files: Mapping[str, Path], registry: str) -> Path:
     """The bundle of these members at ``path``, after it was verified."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     names = {_member_name(member): files[member] for member in members}
     try:
         with temporary.open("wb") as file, ArchiveWriter(file) as archive:

@@ -67,6 +67,15 @@ def test_the_verifier_alone_reads_all_formats_but_heic(verifier_only: Environmen
     assert "not HEIC" in verifier_only.run("verifier", "doctor").stdout
 
 
+def test_the_verifier_alone_says_what_an_update_needs(verifier_only: Environment, tmp_path: Path) -> None:
+    url, home = "https://registry.example", tmp_path / "home"
+    done = verifier_only.run("verifier", "update", "--registry", url, "--home", home)
+    assert done.returncode == 2
+    assert "hallmark[update]" in done.stderr
+    unknown = verifier_only.run("verifier", "check", "x.png", "--registry", url, "--home", home)
+    assert (unknown.returncode, "nothing was fetched from" in unknown.stderr) == (2, True)
+
+
 def test_every_module_of_the_verifier_loads_alone(verifier_only: Environment) -> None:
     done = verifier_only.python(
         "import importlib, pkgutil, verifier\n"

@@ -354,6 +354,23 @@ def test_a_revocation_that_only_the_fetched_list_knows_counts(world: World) -> N
     assert world.online(world.token()).check([suspect])[0].copies[0].revoked
 
 
+def test_an_older_bundle_with_keys_learns_the_revocations_that_were_fetched_since(world: World) -> None:
+    suspect, bundle = world.of_copy(0), world.bundle()
+    keys.revoke(world.home, world.key_ids[0], "leaked")
+    trust.publish(world.home)
+
+    def revoked(home: Path) -> bool:
+        arguments = ["check", str(suspect), "--bundle", str(bundle), "--home", str(home), "--json"]
+        (found,) = printed(CliRunner().invoke(cli.cli, arguments))
+        assert found["ledger"]["verified"]
+        return bool(found["copies"][0]["revoked"])
+
+    assert not revoked(world.device), "not fetched yet"
+    update(world.url, world.device)
+    assert revoked(world.device)
+    assert not revoked(world.folder / "empty")
+
+
 def query_of(world: World, image: Path) -> bytes:
     world.run(image, token=world.token())
     return world.recorder.bodies[-1]

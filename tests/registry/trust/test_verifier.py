@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pty
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -344,3 +349,28 @@ def absent_at(app: Any, path: str) -> Any:
         return app(environ, start_response)
 
     return answer
+
+
+def test_a_terminal_sees_how_far_it_is(world: World) -> None:
+    """In a process of its own: progress is for a terminal on standard error only."""
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "verifier", "update", "--registry", world.url, "--root", str(world.root)]
+    command += ["--home", str(world.device)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=end, text=True)
+    os.close(end)
+    shown = b""
+    with suppress(OSError):  # which is how a terminal ends
+        while part := os.read(terminal, 1 << 16):
+            shown += part
+    os.close(terminal)
+    said, _ = process.communicate(timeout=120)
+    assert (process.returncode, f"Registry {world.home.identity.registry}" in said) == (0, True)
+    assert b"fetching" in shown
+    assert "fetching" not in said
+
+
+def test_an_update_that_was_killed_leaves_nothing_that_is_trusted(world: World) -> None:
+    world.first()
+    folder = Store.at(world.url, world.device).folder
+    shutil.copytree(folder, folder.with_name(f".{folder.name}.1.new"))
+    assert [store.url for store in Store.all(world.device)] == [world.url]
