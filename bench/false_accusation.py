@@ -539,12 +539,13 @@ def _line(*cells: object) -> None:
 
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 760, 440, 70, 50, 20
+BLUE, RED, GREEN = "#1668b3", "#c3352b", "#2d8a4e"
 FLOOR = -8.0
 """Nothing observed is drawn here, on the logarithm of the share."""
 
 
-def plot(rows: Sequence[Row], keys: dict[str, IssuedKeys], confidence: float) -> str:
-    """Observed against nominal as SVG: fresh keys, and the worst issued key of each network and source."""
+def plot(rows: Sequence[Row], confidence: float) -> str:
+    """Observed against nominal as SVG, a column of marks for each network and source."""
     parts = [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>']
     for decade in range(int(FLOOR), 1):
         y, label = _y(10.0**decade), "0" if decade == FLOOR else f"1e{decade}"
@@ -554,29 +555,24 @@ def plot(rows: Sequence[Row], keys: dict[str, IssuedKeys], confidence: float) ->
         parts.append(f'<text x="{_x(a, 0.5):.1f}" y="{HEIGHT - 28}" text-anchor="middle">{alpha:g}</text>')
         parts.append(f'<path d="M{_x(a, 0):.1f} {_y(alpha):.1f}H{_x(a, 1):.1f}" stroke="#000"/>')
     for number, row in enumerate(rows):
-        issued, place = keys[row.network], (number + 0.5) / len(rows)
-        hard, screened = issued.unscreened(row.hard), issued.screened(row.alone)
+        images = (row.image_verdicts[:, 1] > 0).mean(axis=0)
+        hard = row.fresh_hard / row.comparisons
+        title = f"<title>{row.network}, {row.source}</title>"
         for a in range(len(ALPHAS)):
-            x, share = _x(a, place), float(row.observed[a])
+            x = _x(a, (number + 0.5) / len(rows))
             low = lower_limit(int(row.fresh[a]), row.comparisons, confidence)
-            title = f"<title>{row.network}, {row.source}</title>"
-            parts.append(f'<path d="M{x:.1f} {_y(low):.1f}V{_y(share):.1f}" stroke="#1668b3"/>')
-            for value, colour in (
-                (share, "#1668b3"),
-                (hard[:, a].max() / row.images, "#c3352b"),
-                (screened[:, a].max() / row.images, "#2d8a4e"),
-            ):
-                mark = f'<circle cx="{x:.1f}" cy="{_y(value):.1f}" r="2.6" fill="{colour}">{title}</circle>'
-                parts.append(mark)
+            parts.append(f'<path d="M{x:.1f} {_y(low):.1f}V{_y(row.observed[a]):.1f}" stroke="{BLUE}"/>')
+            for share, colour in ((images[a], GREEN), (hard[a], RED), (row.observed[a], BLUE)):
+                place = f'cx="{x:.1f}" cy="{_y(share):.1f}"'
+                parts.append(f'<circle {place} r="2.6" fill="{colour}">{title}</circle>')
     words = (
-        ("black: nominal alpha", "#000"),
-        ("fresh keys, with lower limit", "#1668b3"),
-        ("worst issued key, hard bits", "#c3352b"),
-        ("worst issued key, score, screened", "#2d8a4e"),
+        (0, "black: nominal", "#000"),
+        (100, "fresh keys, score, with lower limit", BLUE),
+        (300, "fresh keys, hard bits of the best reading", RED),
+        (530, "images with a verdict", GREEN),
     )
-    for number, (text, colour) in enumerate(words):
-        x = LEFT + number * (WIDTH - LEFT) / len(words)
-        parts.append(f'<text x="{x:.0f}" y="{HEIGHT - 8}" fill="{colour}">{text}</text>')
+    for right, text, colour in words:
+        parts.append(f'<text x="{LEFT + right}" y="{HEIGHT - 8}" fill="{colour}">{text}</text>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif"'
     return f'{head} font-size="11">{"".join(parts)}</svg>\n'
 
@@ -587,7 +583,7 @@ def _x(a: int, place: float) -> float:
     return LEFT + band * (a + 0.05 + 0.9 * place)
 
 
-def _y(share: float) -> float:
+def _y(share: float | np.floating[Any]) -> float:
     value = max(FLOOR, math.log10(share)) if share > 0 else FLOOR
     return TOP + (HEIGHT - BOTTOM - TOP) * value / FLOOR
 
@@ -688,7 +684,7 @@ def main(
         show_usual(own)
         show_verdicts(own, table)
     if plotted is not None:
-        plotted.write_text(plot(rows, keys, confidence))
+        plotted.write_text(plot(rows, confidence))
     print()
     close("false_accusation", *figures_of(rows, keys, confidence))
 

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -204,7 +205,8 @@ def test_a_run_ends_with_its_figures_and_a_plot(tmp_path: Path, monkeypatch: pyt
     summary = json.loads(result.stdout.splitlines()[-1])
     assert (summary["bench"], summary["met"]) == ("false_accusation", True)
     assert summary["figures"]["comparisons"] == 5 * 4000
-    assert plot.read_text().startswith("<svg")
+    drawn = ElementTree.parse(plot).getroot()
+    assert len(drawn.findall("{http://www.w3.org/2000/svg}circle")) == 3 * len(ALPHAS)
     assert "3,000 screened" in result.stdout
 
 
