@@ -16,6 +16,7 @@ from registry.home import Home
 from tests.absent import absent
 from tests.registry.object_store import CREDENTIALS, ObjectStore, object_store
 from tests.registry.support import TinyModel, make_tiny_model, postgres_database, register
+from verifier.cli import HOME_VARIABLE as VERIFIER_HOME_VARIABLE
 
 POSTGRES_VARIABLE = "HALLMARK_TEST_POSTGRES"
 POSTGRES_DEFAULT = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
@@ -23,8 +24,9 @@ POSTGRES_DEFAULT = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
 
 @pytest.fixture(autouse=True)
 def _no_registry_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test may see or touch the registry of whoever runs it."""
+    """No test may see or touch the registry, or the fetched bundles, of whoever runs it."""
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "unused-home"))
+    monkeypatch.setenv(VERIFIER_HOME_VARIABLE, str(tmp_path / "unused-verifier-home"))
     for variable in (DATABASE_VARIABLE, STORAGE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
 

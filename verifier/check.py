@@ -25,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,9 @@ from verifier.finding import (
 from verifier.images import load_image
 from verifier.network import VECTORS, Network, NetworkSpec, Pose, Reading
 from verifier.resolve import KeyTable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 ALPHA = 1e-6
 """Default bound on the probability that anything in one invocation is attributed falsely."""
@@ -238,9 +242,16 @@ class Verifier(Checker):
         super().__init__(bundle, [model.network for model in self._models], tested)
 
     @classmethod
-    def from_bundle(cls, path: Path | str, *, trust: str | None = None, device: str = "auto") -> Verifier:
-        """Open a bundle file; see :meth:`Bundle.open` for ``trust`` and the errors raised."""
-        return cls(Bundle.open(path, trust), device)
+    def from_bundle(
+        cls,
+        path: Path | str,
+        *,
+        trust: str | None = None,
+        device: str = "auto",
+        auditor: X25519PrivateKey | None = None,
+    ) -> Verifier:
+        """Open a bundle file; see :meth:`Bundle.open` for ``trust``, ``auditor`` and the errors raised."""
+        return cls(Bundle.open(path, trust, auditor=auditor), device)
 
     def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
         self.bundle.verify()  # from here on the key table is used

@@ -24,6 +24,10 @@ import click
 from verifier.errors import VerifierError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
     from verifier.bundle import Bundle
     from verifier.check import Checker
     from verifier.display import Row
@@ -221,10 +225,7 @@ def _bundles(
     from verifier.store import Store
 
     if path is not None:
-        from verifier.sealed import load_private
-
-        auditor = None if key is None else load_private(Path(key), _passphrase)
-        opened = Bundle.open(path, trust, auditor=auditor)
+        opened = Bundle.open(path, trust, auditor=None if key is None else _auditor(Path(key)))
         for store in Store.all(Path(home)):  # a bundle is as old as its export
             if store.registry == opened.registry:
                 opened.learn(store.revocations())
@@ -240,6 +241,12 @@ def _bundles(
     if trust is not None and trust != stores[0].registry:
         raise TrustError(f"{stores[0].url} is registry {stores[0].registry}, not {trust}.", "Check --trust.")
     return found
+
+
+def _auditor(path: Path) -> X25519PrivateKey:
+    from verifier.sealed import load_private
+
+    return load_private(path, _passphrase)
 
 
 def _offline(bundles: Sequence[Bundle], device: str) -> Checker:
