@@ -25,7 +25,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from registry.api.problems import Problem
 from registry.api.schemas import Described
-from registry.db import Base, unix_now
+from registry.db import Base, table, unix_now
 from registry.errors import RegistryError
 from registry.home import Home
 
@@ -85,7 +85,7 @@ def once(home: Home, organisation: int, work: Callable[[Keep], Response]) -> Res
             "body": body,
             "created_at": unix_now(),
         }
-        session.execute(insert(IdempotencyKey), row)
+        session.execute(insert(table(IdempotencyKey)), row)
 
     try:
         return work(keep)

@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from registry.accounts import service as accounts
 from registry.accounts.models import Recipient
 from registry.attribution.models import NetworkVersion
-from registry.db import stream, unix_now
+from registry.db import stream, table, unix_now
 from registry.errors import InputError, IntegrityError, NotFoundError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
@@ -89,7 +89,9 @@ def commit(home: Home, batches: Sequence[Batch]) -> None:
     digests = [leaf(document) for batch in batches for document in batch.documents]
     with home.database.write() as session:
         first = ledger.append(session, home.identity, ledger.CERTIFICATE, digests)
-        session.execute(insert(UserKey), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)])
+        session.execute(
+            insert(table(UserKey)), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)]
+        )
         issued = Counter(row["model_id"] for row in rows)
         session.execute(_COUNT_ON, [{"model": model, "more": more} for model, more in issued.items()])
         for batch in batches:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import and_, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from registry.db import unix_now
+from registry.db import table, unix_now
 from registry.errors import NotFoundError
 from registry.identity import Identity
 from registry.ledger import tiles
@@ -35,7 +35,7 @@ _HEAD = 1
 def create(session: Session, identity: Identity) -> None:
     """The empty ledger with its first checkpoint."""
     session.add(LedgerHead(id=_HEAD, size=0))
-    session.execute(insert(LedgerCheckpoint), [_checkpoint_row(identity, 0, merkle.EMPTY_ROOT)])
+    session.execute(insert(table(LedgerCheckpoint)), [_checkpoint_row(identity, 0, merkle.EMPTY_ROOT)])
 
 
 def append(session: Session, identity: Identity, kind: str, digests: Sequence[bytes]) -> int:
@@ -54,7 +54,7 @@ def append(session: Session, identity: Identity, kind: str, digests: Sequence[by
     ).scalar_one()
     first, now = new - len(digests), unix_now()
     session.execute(
-        insert(LedgerEntry),
+        insert(table(LedgerEntry)),
         [
             {"index": first + i, "kind": kind, "digest": digest, "logged_at": now}
             for i, digest in enumerate(digests)
@@ -65,7 +65,7 @@ def append(session: Session, identity: Identity, kind: str, digests: Sequence[by
     _write_tiles(session, changed, edge)
     # The root needs the right edge alone: every full tile left of it is one hash of the level above.
     root = merkle.tree_root(new, _reader({**edge, **changed}))
-    session.execute(insert(LedgerCheckpoint), [_checkpoint_row(identity, new, root)])
+    session.execute(insert(table(LedgerCheckpoint)), [_checkpoint_row(identity, new, root)])
     return first
 
 
@@ -230,7 +230,7 @@ def _write_tiles(session: Session, changed: tiles.Tiles, stored: tiles.Tiles) ->
     if known:
         session.execute(update(LedgerTile), known)
     if fresh:
-        session.execute(insert(LedgerTile), fresh)
+        session.execute(insert(table(LedgerTile)), fresh)
 
 
 def _reader(known: tiles.Tiles) -> merkle.ReadTile:

@@ -37,6 +37,9 @@ STUCK_SECONDS = 120
 KEEP_ALIVE_SECONDS = 75
 """Longer than a proxy keeps its connections, so that it is the proxy that closes them."""
 RESTART_SECONDS = 5.0
+SWITCH_SECONDS = 0.0005
+"""A thread that comes back from the database gets the interpreter so soon. With Python's own 5 ms, whoever
+holds the ledger's lock would wait for every busy thread at each of its statements."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """Called in every worker process: each has a database pool and a master key of its own."""
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._home = Home.open(self._folder)
         return application(self._home)
 
