@@ -53,7 +53,7 @@ format: $(INSTALLED) ## Rewrite the sources in the common style
 
 bench: $(INSTALLED) $(PEERS) ## All benchmarks; QUICK=1 for a short run
 	@for script in attribution verify images issue stylegan2 full_size trace inversion removal peers issue_cost \
-	    serve stream resolve_http queries faults; do \
+	    serve stream resolve_http queries faults false_accusation; do \
 	  echo "== bench/$$script.py"; $(BIN)/python -m bench.$$script $(if $(QUICK),--quick) || exit 1; done
 
 verifier-pyz: $(INSTALLED) ## The verifier in one file, dist/verifier.pyz; GPU=1 with CUDA's provider
