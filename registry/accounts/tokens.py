@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from registry.accounts import security
@@ -169,16 +169,18 @@ def describe(row: ApiToken) -> dict[str, Any]:
     }
 
 
+_HELD = (
+    select(ApiToken.__table__, Person.role.label("person_role"), Person.disabled_at)
+    .outerjoin(Person, Person.id == ApiToken.person_id)
+    .where(ApiToken.prefix == bindparam("prefix"))
+)
+
+
 def _find(connection: Connection | Session, text: str) -> Row[Any] | None:
     parts = _TEXT.fullmatch(text)
     if parts is None:
         return None
-    query = (
-        select(ApiToken.__table__, Person.role.label("person_role"), Person.disabled_at)
-        .outerjoin(Person, Person.id == ApiToken.person_id)
-        .where(ApiToken.prefix == parts[1])
-    )
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_HELD, {"prefix": parts[1]}).one_or_none()
     given = hashlib.sha256(parts[2].encode()).digest()
     same = hmac.compare_digest(given, row.secret_sha256 if row is not None else bytes(32))
     return row if same else None

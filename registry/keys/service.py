@@ -69,7 +69,8 @@ Also = Callable[[Session], None]
 class Batch:
     """Keys that are drawn and signed, and exist once :func:`commit` has logged them.
 
-    ``also`` runs in the same transaction, for what must be true exactly when the keys exist.
+    ``also`` runs in the same transaction, for what must be true exactly when the keys exist: at its
+    beginning, while others still have the ledger.
     """
 
     rows: list[dict[str, Any]]
@@ -88,14 +89,14 @@ def commit(home: Home, batches: Sequence[Batch]) -> None:
     rows = [row for batch in batches for row in batch.rows]
     digests = [leaf(document) for batch in batches for document in batch.documents]
     with home.database.write() as session:
+        for batch in batches:
+            batch.also(session)
         first = ledger.append(session, home.identity, ledger.CERTIFICATE, digests)
         session.execute(
             insert(table(UserKey)), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)]
         )
         issued = Counter(row["model_id"] for row in rows)
         session.execute(_COUNT_ON, [{"model": model, "more": more} for model, more in issued.items()])
-        for batch in batches:
-            batch.also(session)
 
 
 class Issuer:
