@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
 from registry.accounts import security
 from registry.accounts.permissions import Permission
 from registry.api.access import home, principal, requires
 from registry.api.document import problem
-from registry.api.schemas import WHOLE, Body, ModelLabel
+from registry.api.problems import Problem
+from registry.api.schemas import WHOLE, Base64Key, Body, ModelLabel
 from registry.bundles import service
 from registry.storage import CHUNK_BYTES
-from verifier.sealed import parse_public
 
 MEDIA_TYPE = "application/vnd.hallmark.bundle+zip"
 LONGEST_DAYS = 366
@@ -43,11 +45,11 @@ class BundleRequest(Body):
     ] = "none"
     expires_days: Annotated[int, Field(ge=1, le=LONGEST_DAYS), WHOLE] = 30
     auditors: Annotated[
-        list[Annotated[str, StringConstraints(max_length=1000)]],
+        list[Base64Key],
         Field(
             default_factory=list,
             max_length=MOST_AUDITORS,
-            description="X25519 public keys (PEM, `verifier key new`): the key table is encrypted to them.",
+            description="X25519 public keys, base64 of 32 bytes: the key table is encrypted to them.",
         ),
     ]
 
@@ -73,8 +75,10 @@ def export_bundle(body: BundleRequest) -> Response:
         model=body.model,
         organisation=principal().organisation,
         expires_days=body.expires_days,
-        auditors=[parse_public(text.encode()) for text in body.auditors],
+        auditors=[_auditor(key) for key in body.auditors],
     )
+    if options.auditors and not options.with_keys:
+        raise Problem(409, "there is nothing for auditors in a bundle without keys.", "Choose `keys` too.")
     with tempfile.TemporaryDirectory(prefix="hallmark-") as folder:
         path = Path(folder) / "hallmark.bundle"
         service.export(home(), path, options)
@@ -87,6 +91,18 @@ def export_bundle(body: BundleRequest) -> Response:
     response.content_length = size
     response.headers["Content-Disposition"] = 'attachment; filename="hallmark.bundle"'
     return response
+
+
+def _auditor(text: str) -> X25519PublicKey:
+    """An auditor's key; one of the few points with which no secret can be agreed on is refused."""
+    key = X25519PublicKey.from_public_bytes(base64.b64decode(text))
+    try:
+        X25519PrivateKey.generate().exchange(key)
+    except ValueError:
+        raise Problem(
+            409, "one of `auditors` is no key that anybody holds.", "Ask the auditor again."
+        ) from None
+    return key
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
