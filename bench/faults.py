@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class Told:
         return all(now > was for now, was in zip(self.counts(), before, strict=True))
 
 
-class Client(threading.Thread):
+class Client(threading.Thread, ABC):
     """Does one kind of thing over and over until it is told to stop; finishes what it has begun."""
 
     def __init__(self, port: int, token: str, told: Told, stop: threading.Event) -> None:
@@ -101,9 +102,9 @@ class Client(threading.Thread):
         except Exception as error:  # noqa: BLE001  (told by the benchmark)
             self.failure = f"{type(self).__name__}: {type(error).__name__}: {error}"
 
+    @abstractmethod
     def step(self) -> None:
         """One thing."""
-        raise NotImplementedError
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """Ask until there is an answer that is no failure of the server."""

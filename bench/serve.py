@@ -15,7 +15,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -30,6 +29,7 @@ import click
 from sqlalchemy import create_engine, make_url, text
 
 from bench.common import BUILTIN, MODEL, RECIPIENT, Goal, close
+from bench.machines import free_port
 from registry.config import DATABASE_VARIABLE
 from registry.demo.commands import Commands, json_objects
 from registry.progress import progress
@@ -58,9 +58,7 @@ def new_database() -> Iterator[str]:
 @contextmanager
 def serving(commands: Commands, *options: str) -> Iterator[int]:
     """The port of a served registry; the server is stopped at the end of the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     server = commands.start("registry", "serve", "--port", str(port), "--jobs", "0", *options)
     try:
         _await_ready(server, port)

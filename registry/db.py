@@ -41,6 +41,8 @@ from registry.errors import InputError, IntegrityError, RegistryError, StateErro
 REVISION = "0008"
 """The schema revision that this code works with (the newest in ``migrations/versions``)."""
 
+DAY_SECONDS = 86_400
+
 BUSY_SECONDS = 120
 """How long a writer waits for another on SQLite; a bulk issue holds the lock for seconds at most."""
 

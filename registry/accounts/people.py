@@ -23,12 +23,11 @@ from registry.accounts.models import Invitation, Organisation, Person
 from registry.accounts.permissions import Role
 from registry.accounts.security import Event
 from registry.accounts.service import default_organisation, normal_email
-from registry.db import unix_now
+from registry.db import DAY_SECONDS, unix_now
 from registry.errors import AuthenticationError, InputError, NotFoundError, StateError
 from verifier.bundle import utc
 
 INVITATION_DAYS = 7
-DAY_SECONDS = 86_400
 
 _ORGANISATION = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PERSON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,62}")

@@ -24,12 +24,11 @@ from registry.accounts import security
 from registry.accounts.models import ApiToken, Person
 from registry.accounts.permissions import PERMISSIONS, Permission, Principal, Role
 from registry.accounts.security import Event
-from registry.db import unix_now
+from registry.db import DAY_SECONDS, unix_now
 from registry.errors import ForbiddenError, InputError, NotFoundError
 from registry.home import Home
 from verifier.bundle import utc
 
-DAY_SECONDS = 86_400
 LONGEST_DAYS = 366
 _TEXT = re.compile(r"hm_([0-9a-f]{12})_([0-9A-Za-z_-]{43})")
 _USED_EVERY = 300  # seconds; `last_used_at` needs no write for every request

@@ -8,7 +8,6 @@ traceback, a secret or anything of another organisation.
 
 from __future__ import annotations
 
-import json
 from http import HTTPStatus
 from typing import Any
 
@@ -202,4 +201,4 @@ def document_schema() -> dict[str, Any]:
         mode="serialization", ref_template="#/components/schemas/{model}"
     )
     nested = schema.pop("$defs", {})
-    return json.loads(json.dumps({"ProblemDetails": schema, **nested}))  # type: ignore[no-any-return]
+    return {"ProblemDetails": schema, **nested}

@@ -1,9 +1,10 @@
 """Idempotency keys: a request that is sent again is answered again, not done again.
 
-    def issue(keep: Keep) -> Response:
-        documents = ... commit(..., also=lambda session: keep(session, 201, text)) ...
+    def issue(keep: Keep) -> str:
+        ... commit(..., also=lambda session: keep(session, text)) ...
+        return text
 
-    return repeats.once(home, organisation, issue)
+    return repeats.once(home, organisation, 201, issue)
 
 The answer is stored in the transaction that does the work, so both exist or neither. A repeat finds the row
 when it inserts its own: its transaction is rolled back and it is answered from there, also where the state
@@ -59,24 +60,24 @@ class RepeatHeader(Described):
     ] = None
 
 
-Keep = Callable[[Session, int, str], None]
-"""Stores the JSON answer (status, text) within the transaction that makes it true."""
+Keep = Callable[[Session, str], None]
+"""Stores the JSON answer within the transaction that makes it true."""
 
 
-def once(home: Home, organisation: int, work: Callable[[Keep], Response]) -> Response:
-    """Do ``work`` under the idempotency key of the present request, if it has one.
+def once(home: Home, organisation: int, status: int, work: Callable[[Keep], str]) -> Response:
+    """Do ``work``, whose JSON is the answer, under the idempotency key of the present request if it has one.
 
     :class:`Problem` 409 for a key that belongs to another request.
     """
     key = request.headers.get(HEADER)
     if key is None:
-        return work(lambda _session, _status, _body: None)
+        return _json(work(lambda _session, _body: None), status)
     if not _KEY.fullmatch(key):
         raise Problem(422, f"{HEADER} must have 1 to 128 printable characters.", "Choose another.")
     said = b"\0".join((request.method.encode(), request.full_path.encode(), request.get_data(cache=True)))
     digest = hashlib.sha256(said).digest()
 
-    def keep(session: Session, status: int, body: str) -> None:
+    def keep(session: Session, body: str) -> None:
         row = {
             "organisation_id": organisation,
             "key": key,
@@ -88,7 +89,7 @@ def once(home: Home, organisation: int, work: Callable[[Keep], Response]) -> Res
         session.execute(insert(table(IdempotencyKey)), row)
 
     try:
-        return work(keep)
+        return _json(work(keep), status)
     except (DuplicateError, RegistryError):
         with home.database.read() as session:
             known = session.get(IdempotencyKey, (organisation, key))
@@ -100,7 +101,12 @@ def once(home: Home, organisation: int, work: Callable[[Keep], Response]) -> Res
 def _again(known: IdempotencyKey, digest: bytes) -> Response:
     if known.request_sha256 != digest:
         raise Problem(409, f"this {HEADER} was used for another request.", "Choose a new one.")
-    response = make_response(known.body, known.status)
-    response.mimetype = "application/json"
+    response = _json(known.body, known.status)
     response.headers["Idempotency-Replayed"] = "true"
+    return response
+
+
+def _json(body: str, status: int) -> Response:
+    response = make_response(body, status)
+    response.mimetype = "application/json"
     return response

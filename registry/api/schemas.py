@@ -54,7 +54,6 @@ WHOLE = BeforeValidator(_whole)
 """For integers in bodies: ``Annotated[int, Field(ge=1, le=9), WHOLE]``; last, to keep limits documented."""
 
 Integer = Annotated[int, Field(ge=-LARGEST, le=LARGEST), WHOLE]
-Positive = Annotated[int, Field(ge=1, le=LARGEST), WHOLE]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """One line of text."""
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from flask import Response
@@ -17,10 +16,10 @@ from registry.accounts import security
 from registry.accounts.permissions import Permission
 from registry.api.access import home, principal, requires
 from registry.api.document import problem
+from registry.api.files import attachment
 from registry.api.problems import Problem
 from registry.api.schemas import WHOLE, Base64Key, Body, ModelLabel
 from registry.bundles import service
-from registry.storage import CHUNK_BYTES
 
 MEDIA_TYPE = "application/vnd.hallmark.bundle+zip"
 LONGEST_DAYS = 366
@@ -86,11 +85,7 @@ def export_bundle(body: BundleRequest) -> Response:
     if options.with_keys:
         with home().database.write() as session:
             security.record(session, EXPORTED_KEYS, model=body.model, keys=body.keys)
-    response = Response(_chunks(file), mimetype=MEDIA_TYPE)
-    response.call_on_close(file.close)
-    response.content_length = size
-    response.headers["Content-Disposition"] = 'attachment; filename="hallmark.bundle"'
-    return response
+    return attachment(file, size, MEDIA_TYPE, "hallmark.bundle")
 
 
 def _auditor(text: str) -> X25519PublicKey:
@@ -103,8 +98,3 @@ def _auditor(text: str) -> X25519PublicKey:
             409, "one of `auditors` is no key that anybody holds.", "Ask the auditor again."
         ) from None
     return key
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(CHUNK_BYTES):
-        yield chunk

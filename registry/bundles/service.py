@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from registry.accounts import service as accounts
 from registry.copies import service as copies
-from registry.db import unix_now
+from registry.db import DAY_SECONDS, unix_now
 from registry.errors import InputError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
@@ -81,7 +81,7 @@ def export(
             # Seconds since 1970 grow from bundle to bundle without a counter to keep.
             serial=now,
             created_at=utc(now),
-            expires_at=utc(now + options.expires_days * keys.DAY_SECONDS),
+            expires_at=utc(now + options.expires_days * DAY_SECONDS),
             revocations=[
                 # A reason may name people, as addresses do.
                 Revocation(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, BinaryIO, cast
 
-from flask import Response, make_response, request
+from flask import Response, request
 from flask_openapi3 import APIBlueprint, RawModel, Tag
 from pydantic import StringConstraints
 from sqlalchemy import select
@@ -19,8 +18,7 @@ from registry.api.schemas import ModelLabel, Path, Reply
 from registry.generators import service, uploads
 from registry.generators.jobs import RegisterModel
 from registry.generators.models import Model
-from registry.jobs import service as jobs
-from registry.jobs.routes import JobReply
+from registry.jobs import routes as jobs
 
 models = APIBlueprint(
     "models",
@@ -96,22 +94,11 @@ def show_model(path: ModelPath) -> dict[str, Any]:
         return service.describe(session, service.get_model(session, path.model, principal().organisation))
 
 
-@models.post("", responses={202: JobReply})
+@models.post("", responses={202: jobs.JobReply})
 @requires(Permission.WRITE_MODELS)
 def register_model(header: repeats.RepeatHeader, body: RegisterModel) -> Response:  # noqa: ARG001
     """Register a model of your organisation: a job checks and stores its weights."""
-    owner = principal().organisation
-
-    def work(keep: repeats.Keep) -> Response:
-        with home().database.write() as session:
-            job = jobs.enqueue(session, owner, "register-model", body, principal())
-            answer = json.dumps(jobs.describe(job))
-            keep(session, 202, answer)
-        response = make_response(answer, 202)
-        response.mimetype = "application/json"
-        return response
-
-    return repeats.once(home(), owner, work)
+    return jobs.started("register-model", body)
 
 
 class UploadPath(Path):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, Literal
 
-from flask import Response, make_response
+from flask import Response
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import Field, RootModel, StringConstraints
 
@@ -15,6 +14,7 @@ from registry.accounts.permissions import Permission
 from registry.api import repeats
 from registry.api.access import home, principal, requires
 from registry.api.document import problem
+from registry.api.files import attachment
 from registry.api.pages import PageQuery, page
 from registry.api.problems import Problem
 from registry.api.schemas import LARGEST, Body, Described, Path, Query, Reply
@@ -40,7 +40,6 @@ MOST_STREAMS = 8
 """Event streams of one server process: each holds a thread as long as it lasts."""
 LONGEST_STREAM = 300
 MOST_LINES = 1_000
-PART_BYTES = 1 << 16
 
 _streams = threading.BoundedSemaphore(MOST_STREAMS)
 
@@ -182,21 +181,28 @@ def list_jobs(query: JobQuery) -> dict[str, Any]:
 @requires(Permission.RUN_JOBS)
 def start_job(header: repeats.RepeatHeader, body: NewJob) -> Response:  # noqa: ARG001
     """Start a job. What it does needs its own permission too, as if you did it at once."""
-    owner, wanted = principal().organisation, body.root
+    wanted = body.root
     principal().require(kinds.kind(wanted.kind).permission)
+    return started(wanted.kind, wanted.arguments, wanted.arguments.model)
 
-    def work(keep: repeats.Keep) -> Response:
+
+def started(kind: str, arguments: Body, model: str | None = None) -> Response:
+    """The answer to a request for a job: 202 and the job, once for each idempotency key.
+
+    :class:`NotFoundError` where the organisation has no ``model``.
+    """
+    owner = principal().organisation
+
+    def work(keep: repeats.Keep) -> str:
         with home().database.write() as session:
-            if wanted.arguments.model is not None:
-                generators.get_model(session, wanted.arguments.model, owner)
-            job = service.enqueue(session, owner, wanted.kind, wanted.arguments, principal())
+            if model is not None:
+                generators.get_model(session, model, owner)
+            job = service.enqueue(session, owner, kind, arguments, principal())
             answer = json.dumps(service.describe(job))
-            keep(session, 202, answer)
-        response = make_response(answer, 202)
-        response.mimetype = "application/json"
-        return response
+            keep(session, answer)
+        return answer
 
-    return repeats.once(home(), owner, work)
+    return repeats.once(home(), owner, 202, work)
 
 
 @jobs.get("/<job_id>", responses={200: JobReply})
@@ -287,15 +293,6 @@ def job_file(path: FilePath) -> Response:
     if entry is None:
         raise NotFoundError(f"{path.job_id} left no file {path.name}.", "See `files` in its result.")
     content = home().storage.open(file_name(path.job_id, path.name))
-    response = Response(_parts(content), mimetype="application/octet-stream")
-    response.call_on_close(content.close)
-    response.content_length = entry["size"]
+    response = attachment(content, entry["size"], "application/octet-stream", path.name)
     response.set_etag(entry["sha256"])
-    response.headers.set("Content-Disposition", "attachment", filename=path.name)
     return response
-
-
-def _parts(content: BinaryIO) -> Iterator[bytes]:
-    with content:
-        while part := content.read(PART_BYTES):
-            yield part

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Annotated, Any
 
-from flask import Response, current_app, make_response
+from flask import Response, current_app
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import Field
 from sqlalchemy import select
@@ -130,18 +130,16 @@ def issue(header: repeats.RepeatHeader, body: NewKeys) -> Response:  # noqa: ARG
     """Issue keys of one model to one recipient, all or none of them."""
     owner = principal().organisation
 
-    def work(keep: repeats.Keep) -> Response:
+    def work(keep: repeats.Keep) -> str:
         batch = service.Issuer.open(home(), body.model, body.recipient, owner).draw(
             body.count, body.expires_days
         )
         answer = json.dumps({"certificates": batch.documents})
-        _together().commit(replace(batch, also=lambda session: keep(session, 201, answer)))
+        _together().commit(replace(batch, also=lambda session: keep(session, answer)))
         KEYS_ISSUED.inc(body.count)
-        response = make_response(answer, 201)
-        response.mimetype = "application/json"
-        return response
+        return answer
 
-    return repeats.once(home(), owner, work)
+    return repeats.once(home(), owner, 201, work)
 
 
 @keys.get("/<key_id>", responses={200: CertificateReply})

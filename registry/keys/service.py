@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from registry.accounts import service as accounts
 from registry.accounts.models import Recipient
 from registry.attribution.models import NetworkVersion
-from registry.db import stream, table, unix_now
+from registry.db import DAY_SECONDS, stream, table, unix_now
 from registry.errors import InputError, IntegrityError, NotFoundError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
@@ -48,7 +48,6 @@ CHUNK = 10_000
 """Keys a transaction: a second of work, so that an interrupted bulk issue loses little."""
 
 MOST_REDRAWS = 0xFFFF
-DAY_SECONDS = 86_400
 LONGEST_DAYS = 36_500
 
 

@@ -22,11 +22,10 @@ from sqlalchemy import BigInteger, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError as DuplicateError
 from sqlalchemy.orm import Session
 
-from registry.db import unix_now
+from registry.db import DAY_SECONDS, unix_now
 from registry.errors import ThrottledError
 from registry.resolve.models import Resolution, ResolveBudget
 
-DAY_SECONDS = 86_400
 OWN_UNITS = 20_000
 """Units a day of an organisation on all of its own models."""
 

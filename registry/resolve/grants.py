@@ -23,12 +23,12 @@ from sqlalchemy.orm import Session
 from registry.accounts import security
 from registry.accounts.models import Organisation
 from registry.accounts.permissions import Principal
-from registry.db import unix_now
+from registry.db import DAY_SECONDS, unix_now
 from registry.errors import NotFoundError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
-from registry.resolve.budgets import DAY_SECONDS, GRANT_UNITS, OWN_UNITS
+from registry.resolve.budgets import GRANT_UNITS, OWN_UNITS
 from registry.resolve.models import ResolveGrant
 from registry.sealing import MasterKey
 from verifier.bundle import utc

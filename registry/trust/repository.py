@@ -22,6 +22,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
+from registry.db import DAY_SECONDS
 from registry.errors import InputError, IntegrityError, StateError
 from registry.home import Home
 from registry.signing_keys import KeySettings, KeyStore, key_store
@@ -31,7 +32,6 @@ from verifier import signing
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = "root", "targets", "snapshot", "timestamp"
 ONLINE = (TARGETS, SNAPSHOT, TIMESTAMP)
 ROLES = (ROOT, *ONLINE)
-DAY_SECONDS = 86_400
 
 AnyMetadata: TypeAlias = Metadata[Any]
 

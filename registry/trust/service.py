@@ -27,7 +27,7 @@ from sqlalchemy.orm import Session
 from tuf.api.metadata import Metadata, Root, TargetFile
 
 from registry.bundles import service as bundles
-from registry.db import unix_now
+from registry.db import DAY_SECONDS, unix_now
 from registry.errors import InputError, NotFoundError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
@@ -36,7 +36,6 @@ from registry.keys import service as keys
 from registry.ledger import service as ledger
 from registry.trust.models import TrustMetadata, TrustModel, TrustTarget
 from registry.trust.repository import (
-    DAY_SECONDS,
     ONLINE,
     ROLES,
     ROOT,
