@@ -45,7 +45,7 @@ from verifier.finding import (
 )
 from verifier.images import load_image
 from verifier.network import VECTORS, Network, NetworkSpec, Pose, Reading
-from verifier.resolve import KeyTable
+from verifier.resolve import AdaptiveKeys, Keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -68,7 +68,7 @@ FIRST_SHARE = 0.9
 """Share of alpha of the pooled most confident readings: it costs them 0.05 decades of evidence."""
 
 _GROUPS_AT_A_TIME = 16
-_TESTS_AT_A_TIME = 512  # searched together, see KeyTable.top_batch
+_TESTS_AT_A_TIME = 512  # searched together, see Keys.top_batch
 _IMAGES_AT_A_TIME = 16  # read together; bounds the memory that decoded images take
 
 
@@ -78,7 +78,7 @@ class _Model:
 
     entry: BundleModel
     network: Network
-    keys: KeyTable
+    keys: Keys
 
     def log10_p(self, logits: NDArray[np.int64], score: int) -> float:
         """Bound for one key of this model, conditioned on its having passed the screening."""
@@ -392,7 +392,7 @@ def _open_model(bundle: Bundle, entry: BundleModel, device: str) -> _Model:
             f"the bundle holds no keys of model {entry.name}, so no copy can be looked up.",
             "Ask its registry with --registry URL, or for one made by `registry bundle export --with-keys`.",
         )
-    keys = KeyTable(bundle.phi(entry))
+    keys = AdaptiveKeys(bundle.phi(entry))
     return _Model(entry, open_network(bundle, entry, device), keys)
 
 

@@ -8,21 +8,40 @@ score here is an exact integer, whatever the order of summation: one reading is 
 tables (two bytes of a key, 16 bits, name one of 65 536 partial sums), many at once as a matrix product
 in floating point, where integers below the mantissa's range stay exact.
 
-    table = IndexedKeyTable(packed)                       # the same answers, a hundred times faster
+    index = KeyIndex.of(packed)                           # the same answers, a hundred times faster
+    index.top_batch(logits, m=16, floors=thresholds)      # of these, keys with at least that score
 
 With FAISS (the extra ``search``) a product quantiser whose codebooks are the 16 sign patterns of four bits
-searches millions of keys in milliseconds. Its sums are rounded, so they only choose a shortlist; that is
-scored exactly, and returned only where no key outside of it can belong to the answer.
+searches 10^8 keys in a tenth of a second. **Its answers are exact, and this is why.** FAISS rounds each
+table's 16 entries to steps of ``d = max span / 255``, so that a table errs by at most d / 2 and a sum of
+k / 4 tables by at most ``e = k d / 8`` (and what single precision adds, :func:`_rounding`). The index gives a
+shortlist of the largest rounded sums; let r be the least of them. A key outside of it has a rounded sum of
+at most r, hence a score of at most r + e. The shortlist is scored exactly. If its m-th best score is above
+r + e, no key outside can be among the m best; if r + e is below the floor, none outside reaches the floor.
+Otherwise a longer shortlist is taken, and at last every key is scored.
+
+    KeysInTurn([index, recent])                           # several tables as one
 """
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verifier import phi
+from verifier import blocks, phi
+from verifier.blocks import Blocks, Map, Scanner
+from verifier.phi import Packed
 
 Indices = NDArray[np.int64]
 Scores = NDArray[np.int64]
@@ -44,13 +63,65 @@ FEW = 1 << 12
 INDEXED_BITS = 1024
 """Longest key that is indexed: 256 tables of entries up to 255 still sum to a 16-bit number."""
 
+SEGMENT = 1 << 20
+"""Keys searched by one thread in one go, and kept in one file."""
+
 SHORTLISTS = (128, 4096)
 """Keys taken from the index, tried in turn until one holds the answer for certain; ties may need many."""
+
+WORTH = 24
+"""Readings in whose time an index is made."""
+
+FEW_TO_INDEX = 1 << 14
+"""Fewer keys are searched in a few milliseconds anyway."""
 
 _LOGITS_LIMIT = 1 << 30  # bound on sum |L_j|: partial sums fit 32 bits
 
 
-class KeyTable:
+Found = tuple[Indices, Scores]
+"""Row numbers and scores, best first, equals by row."""
+
+
+class Keys(ABC):
+    """Keys that can be searched."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def bits(self) -> int:
+        """Length of a key."""
+
+    @abstractmethod
+    def rows(self, rows: Indices) -> Packed:
+        """The keys of these rows, packed (len(rows), k / 8)."""
+
+    @abstractmethod
+    def top_batch(self, logits: Logits, m: int, floors: NDArray[Any] | None = None) -> list[Found]:
+        """The ``m`` best keys for each of the readings (q, k); with ``floors`` (q,) only those that reach
+        that score."""
+
+    def top(self, logits: Logits, m: int) -> Found:
+        """The ``m`` best keys of one reading (k,): row numbers and scores, best first, equals by row."""
+        return self.top_batch(np.asarray(logits)[None], m)[0]
+
+    def signs(self, index: int) -> NDArray[np.int8]:
+        """The key of a row as (k,) of -1 and +1."""
+        return phi.unpack(self.rows(np.array([index]))[0])
+
+    def _checked(self, logits: Logits) -> NDArray[np.int32]:
+        array = np.asarray(logits)
+        if array.shape != (self.bits,):
+            raise ValueError(f"expected {self.bits} logits, got shape {array.shape}")
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"logits must be integers, not {array.dtype}")
+        if int(np.abs(array.astype(np.int64)).sum()) >= _LOGITS_LIMIT:
+            raise ValueError("the logits' sum is too large to score in 32 bits")
+        return array.astype(np.int32)
+
+
+class KeyTable(Keys):
     """Packed keys, shape (n, k / 8) uint8; the array is kept as it is (it may be mapped from a file)."""
 
     def __init__(self, packed: NDArray[np.uint8]) -> None:
@@ -65,9 +136,8 @@ class KeyTable:
     def bits(self) -> int:
         return int(self._packed.shape[1]) * 8
 
-    def signs(self, index: int) -> NDArray[np.int8]:
-        """The key of a row as (k,) of -1 and +1."""
-        return phi.unpack(self._packed[index])
+    def rows(self, rows: Indices) -> Packed:
+        return self._packed[rows]
 
     def scores(self, logits: Logits) -> NDArray[np.int32]:
         """``<L, phi>`` of every key, shape (n,), for one reading of integer ``logits`` (k,)."""
@@ -87,15 +157,13 @@ class KeyTable:
                 part += last[self._packed[start : start + CHUNK, -1]]
         return scores
 
-    def top(self, logits: Logits, m: int) -> tuple[Indices, Scores]:
-        """The ``m`` best keys of one reading (k,): row numbers and scores, best first, equals by row."""
+    def top(self, logits: Logits, m: int) -> Found:
         return _top(self.scores(logits), m)
 
-    def top_batch(self, logits: Logits, m: int) -> list[tuple[Indices, Scores]]:
-        """:meth:`top` of each of the readings (q, k)."""
+    def top_batch(self, logits: Logits, m: int, floors: NDArray[Any] | None = None) -> list[Found]:
         readings = np.atleast_2d(np.asarray(logits))
         if len(readings) < BATCH:
-            return [self.top(reading, m) for reading in readings]
+            return _reaching([self.top(reading, m) for reading in readings], floors)
         readings = np.stack([self._checked(reading) for reading in readings])
         # float32 holds every integer up to 2^24, float64 up to 2^53.
         exact: type[np.floating[Any]] = (
@@ -108,88 +176,226 @@ class KeyTable:
             signs: NDArray[Any] = phi.unpack(self._packed[start : start + rows]).astype(exact)
             products = (signs @ transposed).T
             best = [_better(found, start, row, m) for found, row in zip(best, products, strict=True)]
+        return _reaching(best, floors)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """``n`` keys in blocks, one after the other in a table."""
+
+    blocks: Blocks
+    n: int
+
+    @cached_property
+    def scanner(self) -> Scanner | None:
+        """FAISS over the blocks, where that is installed and keys are not too long for it."""
+        if 8 * self.blocks.shape[1] > INDEXED_BITS:
+            return None
+        try:
+            return Scanner(self.blocks, self.n)
+        except ImportError:
+            return None
+
+    def top(self, logits: NDArray[np.int32], m: int) -> Found:
+        """The ``m`` best keys, each one scored."""
+        best = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+        for start in range(0, self.n, UNPACKED):
+            part = self.blocks[start // blocks.KEYS : (start + UNPACKED) // blocks.KEYS]
+            packed = blocks.unblocked(part, min(UNPACKED, self.n - start))
+            best = _better(best, start, KeyTable(packed).scores(logits), m)
         return best
 
-    def _checked(self, logits: Logits) -> NDArray[np.int32]:
-        array = np.asarray(logits)
-        if array.shape != (self.bits,):
-            raise ValueError(f"expected {self.bits} logits, got shape {array.shape}")
-        if not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"logits must be integers, not {array.dtype}")
-        if int(np.abs(array.astype(np.int64)).sum()) >= _LOGITS_LIMIT:
-            raise ValueError("the logits' sum is too large to score in 32 bits")
-        return array.astype(np.int32)
 
+class KeyIndex(Keys):
+    """Keys in blocks, in segments of SEGMENT keys (the last one may have fewer), searched in parallel.
 
-class IndexedKeyTable(KeyTable):
-    """A key table with a FAISS index over it: made once, for many readings of many keys.
-
-    Twice the memory of the keys; 10^6 keys of 256 bits are indexed in half a second.
+    The blocks take as much memory as the packed keys, and nothing else is kept.
     """
 
-    def __init__(self, packed: NDArray[np.uint8]) -> None:
-        """:class:`ImportError` where FAISS is not installed, ``ValueError`` beyond ``INDEXED_BITS``."""
-        super().__init__(packed)
-        if self.bits > INDEXED_BITS:
-            raise ValueError(f"keys of {self.bits} bits cannot be indexed, only up to {INDEXED_BITS}")
-        self._index = _sign_index(self._packed)
+    def __init__(self, segments: Sequence[Segment], octets: int, threads: int | None = None) -> None:
+        if any(segment.n != SEGMENT for segment in segments[:-1]):
+            raise ValueError(f"all segments but the last have {SEGMENT} keys")
+        if any(segment.blocks.shape[1] != octets for segment in segments):
+            raise ValueError(f"all segments have keys of {octets} bytes")
+        self.segments, self._octets = list(segments), octets
+        self._threads = threads or os.cpu_count() or 1
 
-    def top(self, logits: Logits, m: int) -> tuple[Indices, Scores]:
-        return self.top_batch(np.asarray(logits)[None], m)[0]
+    @classmethod
+    def of(cls, packed: Packed, threads: int | None = None) -> KeyIndex:
+        """The index over packed keys (n, k / 8): a second for 20 million of 64 bits."""
+        table = KeyTable(packed)  # for its checks
+        parts = [packed[start : start + SEGMENT] for start in range(0, len(table), SEGMENT)]
+        with _mapping(threads or os.cpu_count() or 1) as mapped:
+            segments = [Segment(blocks.blocked(part, mapped), len(part)) for part in parts]
+        return cls(segments, table.bits // 8, threads)
 
-    def top_batch(self, logits: Logits, m: int) -> list[tuple[Indices, Scores]]:
+    def __len__(self) -> int:
+        return sum(segment.n for segment in self.segments)
+
+    @property
+    def bits(self) -> int:
+        return 8 * self._octets
+
+    def rows(self, rows: Indices) -> Packed:
+        found = np.empty((len(rows), self._octets), np.uint8)
+        for number in np.unique(rows // SEGMENT):
+            chosen = rows // SEGMENT == number
+            found[chosen] = blocks.rows_of(self.segments[number].blocks, rows[chosen] % SEGMENT)
+        return found
+
+    def top_batch(self, logits: Logits, m: int, floors: NDArray[Any] | None = None) -> list[Found]:
+        if m < 1:
+            raise ValueError(f"at least one key must be asked for, not {m}")
         readings = [self._checked(reading) for reading in np.atleast_2d(np.asarray(logits))]
-        found: list[tuple[Indices, Scores] | None] = [None] * len(readings)
-        for size in SHORTLISTS:
-            # All logits zero: every key has the same score, and the index no scale.
-            open_ones = [i for i, row in enumerate(found) if row is None and readings[i].any()]
-            if not open_ones or not m <= size < len(self):
-                continue
-            queries = np.stack([readings[i] for i in open_ones]).astype(np.float32)
-            for i, rounded, rows in zip(open_ones, *self._index.search(queries, size), strict=True):
-                found[i] = self._settled(readings[i], np.sort(rows), float(rounded[-1]), m)
-        return [
-            KeyTable.top(self, reading, m) if row is None else row
-            for reading, row in zip(readings, found, strict=True)
-        ]
+        least = [-math.inf if floors is None else float(floors[i]) for i in range(len(readings))]
+        # All logits zero: every key has the same score.
+        found: list[Found | None] = [None if row.any() else self._first(m) for row in readings]
+        with self._mapped() as mapped:
+            for size in SHORTLISTS:
+                open_ones = [i for i, row in enumerate(found) if row is None]
+                if not open_ones or not m <= size < len(self):
+                    continue
+                queries = np.stack([readings[i] for i in open_ones])
+                for i, shortlist in zip(open_ones, self._shortlists(queries, size, mapped), strict=True):
+                    if shortlist is not None:
+                        found[i] = self._settled(readings[i], *shortlist, m, least[i])
+            everyone = [
+                self._scored(readings[i], m, mapped) if row is None else row for i, row in enumerate(found)
+            ]
+        return _reaching(everyone, floors)
+
+    def _mapped(self) -> AbstractContextManager[Map]:
+        return _mapping(min(self._threads, len(self.segments)))
+
+    def _first(self, m: int) -> Found:
+        rows = np.arange(min(m, len(self)), dtype=np.int64)
+        return rows, np.zeros_like(rows)
+
+    def _shortlists(
+        self, readings: NDArray[np.int32], size: int, mapped: Map
+    ) -> Iterable[tuple[Indices, float] | None]:
+        """For each reading the rows with the ``size`` largest rounded scores, and the least of these.
+
+        Nobody outside has a larger one: not in the same segment, as its own shortlist is as long, and so
+        none in another. ``None`` without FAISS.
+        """
+        if any(segment.scanner is None for segment in self.segments):
+            return [None] * len(readings)
+        queries = readings.astype(np.float32)
+
+        def search(segment: Segment) -> tuple[NDArray[np.float32], Indices]:
+            assert segment.scanner is not None
+            return segment.scanner.search(queries, min(size, segment.n))
+
+        parts = list(mapped(search, self.segments))
+        rounded = np.concatenate([scores for scores, _ in parts], axis=1)
+        rows = np.concatenate([rows + i * SEGMENT for i, (_, rows) in enumerate(parts)], axis=1)
+        if rounded.shape[1] > size:
+            best = np.argpartition(-rounded, size - 1, axis=1)[:, :size]
+            rounded, rows = np.take_along_axis(rounded, best, 1), np.take_along_axis(rows, best, 1)
+        return [(np.sort(some), float(scores.min())) for some, scores in zip(rows, rounded, strict=True)]
 
     def _settled(
-        self, logits: NDArray[np.int32], rows: Indices, least: float, m: int
-    ) -> tuple[Indices, Scores] | None:
-        """The ``m`` best of the shortlist ``rows`` if they are the best of all, else None.
-
-        ``least`` is the smallest rounded score in the shortlist: nobody outside has a larger one.
-        """
-        exact = phi.unpack(self._packed[rows]).astype(np.int64) @ logits.astype(np.int64)
+        self, logits: NDArray[np.int32], rows: Indices, least: float, m: int, floor: float
+    ) -> Found | None:
+        """The ``m`` best of the shortlist ``rows`` if they are the best of all, or all that reach the
+        floor; else None."""
+        exact = phi.unpack(self.rows(rows)).astype(np.int64) @ logits.astype(np.int64)
         places, scores = _top(exact, m)
-        if scores[-1] <= least + _rounding(logits):
+        outside = least + _rounding(logits)
+        if scores[-1] <= outside and outside >= floor:
             return None
         return rows[places], scores
 
+    def _scored(self, logits: NDArray[np.int32], m: int, mapped: Map) -> Found:
+        """The ``m`` best, every key scored."""
+        parts = list(mapped(lambda segment: segment.top(logits, m), self.segments))
+        return _joined([(rows + i * SEGMENT, scores) for i, (rows, scores) in enumerate(parts)], m)
 
-def _sign_index(packed: NDArray[np.uint8]) -> Any:
-    """FAISS's fast-scan index over packed keys, with exact sign patterns as its codebooks."""
-    import faiss
 
-    n, octets = packed.shape
-    quantiser = faiss.IndexPQ(8 * octets, 2 * octets, 4, faiss.METRIC_INNER_PRODUCT)
-    patterns = phi.unpack(np.arange(16, dtype=np.uint8)[:, None])[:, 4:].astype(np.float32)
-    faiss.copy_array_to_vector(np.tile(patterns, (2 * octets, 1)).ravel(), quantiser.pq.centroids)
-    quantiser.is_trained = True
-    # FAISS takes the low half of a byte first, keys have their first bits in the high one.
-    faiss.copy_array_to_vector((packed << 4 | packed >> 4).ravel(), quantiser.codes)
-    quantiser.ntotal = n
-    return faiss.IndexPQFastScan(quantiser)  # type: ignore[arg-type]  # an overload that the stubs lack
+@contextmanager
+def _mapping(threads: int) -> Iterator[Map]:
+    """``map`` that works in so many threads."""
+    if threads < 2:
+        yield map
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield pool.map
+
+
+class KeysInTurn(Keys):
+    """Several tables of keys of one length, the rows of one after those of the other."""
+
+    def __init__(self, parts: Sequence[Keys]) -> None:
+        self._parts = parts
+        self._firsts = [sum(len(part) for part in parts[:i]) for i in range(len(parts))]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._parts)
+
+    @property
+    def bits(self) -> int:
+        return self._parts[0].bits
+
+    def rows(self, rows: Indices) -> Packed:
+        found = np.empty((len(rows), self.bits // 8), np.uint8)
+        for first, part in zip(self._firsts, self._parts, strict=True):
+            chosen = (rows >= first) & (rows < first + len(part))
+            found[chosen] = part.rows(rows[chosen] - first)
+        return found
+
+    def top_batch(self, logits: Logits, m: int, floors: NDArray[Any] | None = None) -> list[Found]:
+        parts = [part.top_batch(logits, m, floors) for part in self._parts]
+        return [
+            _joined([(rows + first, s) for first, (rows, s) in zip(self._firsts, one, strict=True)], m)
+            for one in zip(*parts, strict=True)
+        ]
+
+
+class AdaptiveKeys(Keys):
+    """A table that is put behind an index once so many readings were asked about that it pays.
+
+    An index takes the keys' memory once more, and the time of some WORTH readings of the plain table. Without
+    FAISS, and for few or very long keys, there is none.
+    """
+
+    def __init__(self, packed: Packed) -> None:
+        self._plain = KeyTable(packed)
+        self._packed, self._asked = packed, 0
+        self._index: KeyIndex | None = None
+
+    def __len__(self) -> int:
+        return len(self._plain)
+
+    @property
+    def bits(self) -> int:
+        return self._plain.bits
+
+    def rows(self, rows: Indices) -> Packed:
+        return self._plain.rows(rows)
+
+    def top_batch(self, logits: Logits, m: int, floors: NDArray[Any] | None = None) -> list[Found]:
+        self._asked += len(np.atleast_2d(np.asarray(logits)))
+        if self._index is None and self._asked >= WORTH and self._indexable:
+            self._index = KeyIndex.of(self._packed)
+        return (self._index or self._plain).top_batch(logits, m, floors)
+
+    @cached_property
+    def _indexable(self) -> bool:
+        found = importlib.util.find_spec("faiss") is not None
+        return found and len(self) >= FEW_TO_INDEX and self.bits <= INDEXED_BITS
 
 
 def _rounding(logits: NDArray[np.int32]) -> float:
     """How far a rounded score of the index may lie from the exact one.
 
-    Every table (four bits) is rounded to 255 steps of the widest table's range; one more is ample for the
-    sums in single precision.
+    Every table (four bits) is rounded to 255 steps of the widest table's range. Steps, offsets and sums are
+    in single precision: some operations with a relative error of 2^-24 each, for which 2^-20 of all ranges is
+    ample.
     """
     spans = 2 * np.abs(logits.astype(np.int64)).reshape(-1, 4).sum(axis=1)
-    return len(spans) * int(spans.max()) / 255 / 2 + 1
+    single = 1 + int(spans.sum()) * 2.0**-20
+    return len(spans) * int(spans.max()) / 255 / 2 + single
 
 
 def _byte_table(logits: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -218,6 +424,24 @@ def _top(scores: NDArray[Any], m: int) -> tuple[Indices, Scores]:
     return rows[order].astype(np.int64), values[order]
 
 
+def _joined(parts: Sequence[Found], m: int) -> Found:
+    """The ``m`` best of what parts of a table hold, in whose order their rows are."""
+    rows = np.concatenate([rows for rows, _ in parts]) if parts else np.zeros(0, np.int64)
+    scores = np.concatenate([scores for _, scores in parts]) if parts else np.zeros(0, np.int64)
+    order = np.lexsort((rows, -scores))[:m]
+    return rows[order], scores[order]
+
+
+def _reaching(found: Sequence[Found], floors: NDArray[Any] | None) -> list[Found]:
+    """Of each finding what reaches its floor."""
+    if floors is None:
+        return list(found)
+    return [
+        (rows[scores >= floor], scores[scores >= floor])
+        for (rows, scores), floor in zip(found, floors, strict=True)
+    ]
+
+
 def _better(
     found: tuple[Indices, Scores], offset: int, products: NDArray[Any], m: int
 ) -> tuple[Indices, Scores]:
@@ -229,7 +453,4 @@ def _better(
         if not len(rows):
             return found
         scores = products[rows].astype(np.int64)
-    all_rows = np.concatenate([found[0], rows + offset])
-    all_scores = np.concatenate([found[1], scores])
-    order = np.lexsort((all_rows, -all_scores))[:m]
-    return all_rows[order], all_scores[order]
+    return _joined([found, (rows + offset, scores)], m)

@@ -26,7 +26,7 @@ from registry.home import Home
 from registry.keys import service as key_service
 from registry.keys.models import UserKey
 from verifier.phi import Packed
-from verifier.resolve import INDEXED_BITS, IndexedKeyTable, Indices, KeyTable, Logits, Scores
+from verifier.resolve import INDEXED_BITS, Indices, KeyIndex, KeyTable, Logits, Scores
 
 RECENT = 1 << 14
 """Keys searched one by one at most, 3 ms at 256 bits, before they join the index."""
@@ -40,12 +40,12 @@ class _Part:
 
     ids: _Ids
     packed: Packed
-    table: KeyTable
+    table: KeyTable | KeyIndex
 
     @classmethod
     def made(cls, ids: _Ids, packed: Packed) -> _Part:
         indexed = len(ids) > RECENT and 8 * packed.shape[1] <= INDEXED_BITS
-        return cls(ids, packed, IndexedKeyTable(packed) if indexed else KeyTable(packed))
+        return cls(ids, packed, KeyIndex.of(packed, threads=1) if indexed else KeyTable(packed))
 
     def joined(self, ids: _Ids, packed: Packed) -> _Part:
         return _Part.made(np.concatenate([self.ids, ids]), np.concatenate([self.packed, packed]))

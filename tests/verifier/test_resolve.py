@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from verifier import phi, resolve
-from verifier.resolve import IndexedKeyTable, KeyTable
+from verifier.resolve import AdaptiveKeys, KeyIndex, Keys, KeysInTurn, KeyTable
 
 
 def brute_force(packed: NDArray[np.uint8], logits: NDArray[np.int64], m: int) -> tuple[list[int], list[int]]:
@@ -107,7 +110,7 @@ def test_no_key_or_fewer_than_one_wanted() -> None:
 @pytest.mark.parametrize("size", [1, 128, 100_000])
 def test_the_index_gives_what_brute_force_gives(octets: int, size: int) -> None:
     packed, _ = random_case(3, 9000, octets, 1)
-    table = IndexedKeyTable(packed)
+    table = KeyIndex.of(packed)
     logits = np.random.default_rng(4).integers(-size, size + 1, (12, 8 * octets))
     logits[0], logits[1, 1:] = 0, 0
     logits[2] = phi.unpack(packed[17]).astype(np.int64) * np.abs(logits[2])
@@ -124,7 +127,7 @@ def test_the_index_answers_unless_its_shortlist_proves_nothing(
 ) -> None:
     packed, logits = random_case(5, 20_000, 32, 128)
     packed[7000:7300] = packed[42]  # 301 equal keys: more ties than the first shortlist holds
-    table, exhaustive = IndexedKeyTable(packed), []
+    table, exhaustive = KeyIndex.of(packed), []
     scores = KeyTable.scores
     monkeypatch.setattr(KeyTable, "scores", lambda self, row: exhaustive.append(1) or scores(self, row))
     rows, _ = table.top(logits, 8)
@@ -134,14 +137,94 @@ def test_the_index_answers_unless_its_shortlist_proves_nothing(
     assert table.top(tied, 8)[0].tolist() == [42, *range(7000, 7007)]
     assert not exhaustive  # settled by the second, longer shortlist
     assert table.top(np.zeros(256, np.int64), 3)[0].tolist() == [0, 1, 2]
-    assert exhaustive
+    assert not exhaustive
+    monkeypatch.setattr(resolve, "SHORTLISTS", (128,))
+    assert table.top(tied, 8)[0].tolist() == [42, *range(7000, 7007)]
+    assert exhaustive  # no shortlist of 128 can hold 301 equals
+
+
+@given(st.integers(0, 2**32), st.integers(1, 700), st.sampled_from([1, 2, 128]), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_segments_are_searched_as_one_table(seed: int, n: int, size: int, m: int) -> None:
+    """Few distinct logits make many equals, which the rounded scores cannot put in order."""
+    packed, _ = random_case(seed, n, 3, 1)
+    logits = np.random.default_rng(seed).integers(-size, size + 1, (5, 24))
+    before = resolve.SEGMENT, resolve.SHORTLISTS
+    resolve.SEGMENT, resolve.SHORTLISTS = 64, (16, 64)
+    try:
+        index = KeyIndex.of(packed, threads=2)
+        found = index.top_batch(logits, m)
+        rows = np.array([n - 1, 0, n // 2])
+        assert (index.rows(rows) == packed[rows]).all()
+    finally:
+        resolve.SEGMENT, resolve.SHORTLISTS = before
+    assert [(r.tolist(), s.tolist()) for r, s in found] == [brute_force(packed, row, m) for row in logits]
+
+
+@pytest.mark.parametrize("table", [KeyTable, KeyIndex.of])
+def test_with_a_floor_only_what_reaches_it_is_found(table: Callable[..., Keys]) -> None:
+    packed, _ = random_case(8, 20_000, 8, 1)
+    logits = np.random.default_rng(9).integers(-128, 129, (10, 64))
+    everyone = KeyTable(packed).top_batch(logits, 16)
+    floors = np.array([scores[number] for number, (_, scores) in enumerate(everyone)], np.float64)
+    floors[0], floors[9] = np.inf, -np.inf
+    for (rows, scores), (all_rows, all_scores), floor in zip(
+        table(packed).top_batch(logits, 16, floors), everyone, floors, strict=True
+    ):
+        assert rows.tolist() == all_rows[all_scores >= floor].tolist()
+        assert scores.tolist() == all_scores[all_scores >= floor].tolist()
+
+
+def test_a_floor_that_nobody_can_reach_needs_no_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where logits are all alike, hundreds of keys are equal; they are not looked at one by one."""
+    packed, _ = random_case(10, 50_000, 8, 1)
+    monkeypatch.setattr(KeyTable, "scores", lambda self, row: pytest.fail("every key was scored"))
+    monkeypatch.setattr(resolve, "SHORTLISTS", (128,))
+    ((rows, _),) = KeyIndex.of(packed).top_batch(np.ones((1, 64), np.int64), 16, np.array([60]))
+    assert rows.tolist() == []
+
+
+def test_tables_in_turn_are_one_table() -> None:
+    packed, _ = random_case(11, 20_500, 8, 1)
+    packed[20_400] = packed[3]  # equals in two tables
+    parts = KeysInTurn([KeyIndex.of(packed[:20_000]), KeyTable(packed[20_000:])])
+    logits = np.random.default_rng(12).integers(-128, 129, (3, 64))
+    logits[0] = phi.unpack(packed[3])
+    found = parts.top_batch(logits, 9)
+    assert [(r.tolist(), s.tolist()) for r, s in found] == [brute_force(packed, row, 9) for row in logits]
+    assert (parts.signs(20_400) == parts.signs(3)).all()
+    assert len(parts) == 20_500
+    assert parts.bits == 64
+
+
+def test_an_index_is_made_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, logits = random_case(13, 20_000, 8, 128)
+    made: list[int] = []
+    of = KeyIndex.of
+    monkeypatch.setattr(KeyIndex, "of", lambda packed: made.append(len(packed)) or of(packed))
+    table, expected = AdaptiveKeys(packed), brute_force(packed, logits, 4)
+    for asked in range(resolve.WORTH + 2):
+        assert made == ([20_000] if asked >= resolve.WORTH else [])
+        rows, scores = table.top(logits, 4)
+        assert (rows.tolist(), scores.tolist()) == expected
+    few = AdaptiveKeys(packed[:100])
+    few.top_batch(np.stack([logits] * 100), 1)
+    assert made == [20_000]
+
+
+def test_without_faiss_the_blocks_are_searched_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, logits = random_case(14, 3000, 8, 128)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    rows, scores = KeyIndex.of(packed).top(logits, 5)
+    assert (rows.tolist(), scores.tolist()) == brute_force(packed, logits, 5)
 
 
 def test_a_small_table_and_long_keys_need_no_index() -> None:
     packed, logits = random_case(6, 5, 2, 9)
-    rows, scores = IndexedKeyTable(packed).top(logits, 9)
+    rows, scores = KeyIndex.of(packed).top(logits, 9)
     assert (rows.tolist(), scores.tolist()) == brute_force(packed, logits, 9)
-    with pytest.raises(ValueError, match="cannot be indexed"):
-        IndexedKeyTable(np.zeros((3, 129), np.uint8))
-    with pytest.raises(ValueError, match="expected 16 logits"):
-        IndexedKeyTable(packed).top(np.zeros(8, np.int64), 1)
+    packed, logits = random_case(7, 300, 129, 9)
+    rows, scores = KeyIndex.of(packed).top(logits, 9)
+    assert (rows.tolist(), scores.tolist()) == brute_force(packed, logits, 9)
+    with pytest.raises(ValueError, match="expected 1032 logits"):
+        KeyIndex.of(packed).top(np.zeros(8, np.int64), 1)

@@ -14,7 +14,7 @@ from registry.resolve.tables import Keys, KeyTables
 from tests.registry.resolve.support import issue, signs, user_key_ids
 from tests.registry.support import BITS, MODEL
 from verifier.phi import unpack
-from verifier.resolve import IndexedKeyTable, KeyTable
+from verifier.resolve import KeyIndex, KeyTable
 
 
 def current(home: Home, known: KeyTables) -> Keys:
@@ -72,7 +72,7 @@ def test_old_and_recent_keys_are_searched_as_one(
             ):
                 assert rows.tolist() == all_rows.tolist()
                 assert scores.tolist() == all_scores.tolist()
-    assert isinstance(found.old.table, IndexedKeyTable) == (recent < 1000)
+    assert isinstance(found.old.table, KeyIndex) == (recent < 1000)
 
 
 def test_a_refresh_during_a_bulk_issue_misses_nothing(ready: Home, monkeypatch: pytest.MonkeyPatch) -> None:
