@@ -79,8 +79,7 @@ class Sealing:
     def seal(self, name: str, content: bytes | memoryview) -> Chunks:
         """The member ``name``, encrypted chunk by chunk while it is written."""
         view = memoryview(content)
-        count = max(1, -(-len(view) // CHUNK_BYTES))
-        return Chunks(len(view) + count * TAG_BYTES, _sealed(_member(self.file_key, name), view, count))
+        return Chunks(sealed_size(len(view)), seal_chunks(_member(self.file_key, name), view))
 
 
 @dataclass(frozen=True)
@@ -115,27 +114,22 @@ class Opening:
     def open(self, name: str, sealed: memoryview) -> memoryview:
         """The member's content in anonymous memory: in no file, and on Linux in no core dump either.
 
-        :class:`TrustError` where a chunk was altered, left out, moved or cut off. At any time there is one
-        chunk of plaintext outside of that memory.
+        :class:`TrustError` where a chunk was altered, left out, moved or cut off.
         """
         count = -(-len(sealed) // (CHUNK_BYTES + TAG_BYTES))
         size = len(sealed) - count * TAG_BYTES
         if count == 0 or size < 0:
             raise _damaged(name)
-        cipher = _member(self.file_key, name)
-        memory = _private_memory(size)
-        for number in range(count):
-            start = number * (CHUNK_BYTES + TAG_BYTES)
-            chunk = sealed[start : start + CHUNK_BYTES + TAG_BYTES]
-            try:
-                plain = cipher.decrypt(_nonce(number, number == count - 1), chunk, None)
-            except (InvalidTag, ValueError):
-                raise _damaged(name) from None
-            memory[number * CHUNK_BYTES : number * CHUNK_BYTES + len(plain)] = plain
+        memory = private_memory(size)
+        try:
+            open_chunks(_member(self.file_key, name), sealed, memory)
+        except (InvalidTag, ValueError):
+            raise _damaged(name) from None
         return memory.toreadonly()
 
 
-def _private_memory(size: int) -> memoryview:
+def private_memory(size: int) -> memoryview:
+    """Anonymous memory, on Linux in no core dump."""
     if not size:
         return memoryview(bytearray())
     memory = mmap.mmap(-1, size)
@@ -144,10 +138,30 @@ def _private_memory(size: int) -> memoryview:
     return memoryview(memory)
 
 
-def _sealed(cipher: AESGCM, content: memoryview, count: int) -> Iterator[bytes]:
+def sealed_size(size: int) -> int:
+    """Bytes that :func:`seal_chunks` makes of so many."""
+    return size + max(1, -(-size // CHUNK_BYTES)) * TAG_BYTES
+
+
+def seal_chunks(cipher: AESGCM, content: memoryview) -> Iterator[bytes]:
+    """The content, chunk by chunk; a ``cipher`` seals one content only."""
+    count = max(1, -(-len(content) // CHUNK_BYTES))
     for number in range(count):
         chunk = content[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
         yield cipher.encrypt(_nonce(number, number == count - 1), chunk, None)
+
+
+def open_chunks(cipher: AESGCM, sealed: memoryview, memory: memoryview) -> None:
+    """Decrypt what :func:`seal_chunks` made into ``memory``, which has the content's size.
+
+    ``InvalidTag`` or ``ValueError`` where a chunk was altered, left out, moved or cut off.
+    """
+    count = -(-len(sealed) // (CHUNK_BYTES + TAG_BYTES))
+    for number in range(count):
+        start = number * (CHUNK_BYTES + TAG_BYTES)
+        chunk = sealed[start : start + CHUNK_BYTES + TAG_BYTES]
+        place = memory[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
+        cipher.decrypt_into(_nonce(number, number == count - 1), chunk, None, place)
 
 
 def _nonce(number: int, last: bool) -> bytes:
