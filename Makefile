@@ -9,7 +9,7 @@ PEERS := $(VENV)/peers.stamp
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench verifier-pyz clean
+.PHONY: help install demo test lint format bench assets verifier-pyz clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -55,6 +55,10 @@ bench: $(INSTALLED) $(PEERS) ## All benchmarks; QUICK=1 for a short run
 	@for script in attribution verify images issue stylegan2 full_size trace inversion removal peers issue_cost \
 	    serve stream resolve_http queries faults false_accusation; do \
 	  echo "== bench/$$script.py"; $(BIN)/python -m bench.$$script $(if $(QUICK),--quick) || exit 1; done
+
+assets: ## The console's scripts and styles, from web/ into registry/console/assets (needs Node 20 and npm)
+	@command -v npm >/dev/null || { echo "make: no npm found; only who changes web/ needs it (Debian: apt install npm)" >&2; exit 2; }
+	cd web && npm ci --no-audit --no-fund && npm run --silent build
 
 verifier-pyz: $(INSTALLED) ## The verifier in one file, dist/verifier.pyz; GPU=1 with CUDA's provider
 	$(BIN)/python deploy/verifier_pyz.py --out dist/verifier.pyz $(if $(GPU),--gpu)

@@ -16,6 +16,7 @@ from flask import Response, g, request
 from registry import probing
 from registry.api import access, problems
 from registry.api.document import Api, check_json, serve_document
+from registry.console import installing
 from registry.home import Home
 from registry.serving import requests
 
@@ -37,6 +38,7 @@ def create_app(home: Home) -> Api:
     probing.install(app, home)
     app.before_request(check_json)
     problems.install(app)
+    installing.install(app)
     _register(app)
     serve_document(app)
     app.after_request(_finish)
@@ -88,6 +90,16 @@ def _register(app: Api) -> None:
     app.register_api(security_routes)
     app.register_blueprint(c2pa)
     app.register_blueprint(oidc_routes)
+    _register_pages(app)
+
+
+def _register_pages(app: Api) -> None:
+    """The console's pages: each feature's ``pages.py`` (see :mod:`registry.console`)."""
+    from registry.accounts.sign_in_pages import pages as sign_in_pages
+    from registry.console.pages import pages as console_pages
+
+    for pages in (console_pages, sign_in_pages):
+        app.register_blueprint(pages)
 
 
 def _name_request() -> None:

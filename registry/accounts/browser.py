@@ -16,7 +16,7 @@ from registry.accounts import sessions
 from registry.accounts.passkeys import Site
 from registry.accounts.settings import LOCAL_HOSTS
 from registry.accounts.signin import SignedIn
-from registry.api.access import account_settings, limiter, principal, web_session
+from registry.api.access import account_settings, csrf_given, limiter, principal, web_session
 from registry.api.limits import SIGN_IN
 from registry.errors import AuthenticationError, ForbiddenError
 
@@ -33,7 +33,7 @@ def set_session(response: AnyResponse, done: SignedIn) -> AnyResponse:
     return response
 
 
-def clear_session(response: Response) -> Response:
+def clear_session(response: AnyResponse) -> AnyResponse:
     """Take the secret of an ended session from the browser."""
     response.delete_cookie(sessions.COOKIE, secure=_secure(), httponly=True, samesite="Lax")
     return response
@@ -59,7 +59,7 @@ def owing_session() -> sessions.Current:
     current = web_session()
     if current is None or current.row.complete:
         raise AuthenticationError("no sign-in waits for a second factor.", "Begin with the password.")
-    sessions.require_csrf(current, request.headers.get(sessions.CSRF_HEADER))
+    sessions.require_csrf(current, csrf_given())
     return current
 
 

@@ -143,7 +143,7 @@ def sign_in_with_passkey(body: PasskeyAnswer) -> AnyResponse:
 
 @session_routes.delete("", responses={204: None, 403: problem("The CSRF token is missing or wrong")})
 @public
-def sign_out(query: SignOut) -> Response:
+def sign_out(query: SignOut) -> AnyResponse:
     """Sign out here or, for a person who is signed in, everywhere."""
     current = web_session()
     if current is not None:

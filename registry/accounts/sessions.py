@@ -28,6 +28,8 @@ from registry.home import Home
 
 COOKIE = "hallmark_session"
 CSRF_HEADER = "X-CSRF-Token"
+CSRF_FIELD = "csrf_token"
+"""The same of a form that a browser sends by itself."""
 
 FACTOR_SECONDS = 600
 """How long the second factor may take."""

@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from registry.accounts import security, sessions, tokens
 from registry.accounts.permissions import Permission, Principal
 from registry.accounts.security import Event
-from registry.accounts.sessions import CSRF_HEADER, Current
+from registry.accounts.sessions import CSRF_FIELD, CSRF_HEADER, Current
 from registry.accounts.settings import AccountSettings
 from registry.api.limits import REQUESTS, STRANGERS, Limiter
 from registry.api.problems import Problem
@@ -36,6 +36,8 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 PUBLIC = "public"
 _ATTRIBUTE = "hallmark_access"
+_BODY = "hallmark_largest_body"
+_FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 _EXTENSION = "hallmark"
 _SETTINGS = "hallmark-accounts"
 _LIMITER = "hallmark-limits"
@@ -67,6 +69,24 @@ def public(view: View) -> View:
     """Mark a view that anybody may ask."""
     setattr(view, _ATTRIBUTE, PUBLIC)
     return view
+
+
+def accepts(size: int) -> Callable[[View], View]:
+    """Mark a view whose requests may have ``size`` bytes, where others have the application's limit."""
+
+    def mark(view: View) -> View:
+        setattr(view, _BODY, size)
+        return view
+
+    return mark
+
+
+def csrf_given() -> str | None:
+    """The CSRF token of the present request: in its header or, of a form, in the field ``csrf_token``."""
+    given = request.headers.get(CSRF_HEADER)
+    if given is None and request.mimetype in _FORMS:
+        given = request.form.get(CSRF_FIELD)
+    return given
 
 
 def access_of(view: Callable[..., Any]) -> Permission | str | None:
@@ -129,7 +149,9 @@ def check_routes(app: Flask) -> None:
 def _admit() -> Response | None:
     if request.endpoint is None:
         return None  # not found, or a method that is not allowed: Flask says so
-    needed = access_of(current_app.view_functions[request.endpoint])
+    view = current_app.view_functions[request.endpoint]
+    needed = access_of(view)
+    request.max_content_length = getattr(view, _BODY, request.max_content_length)
     try:
         found = _authenticated(needed)
     except Problem:
@@ -201,7 +223,7 @@ def _by_session(secret: str, needed: Permission | str | None) -> Principal | Non
     g.web_session = current
     if request.method not in _SAFE:
         try:
-            sessions.require_csrf(current, request.headers.get(CSRF_HEADER))
+            sessions.require_csrf(current, csrf_given())
         except ForbiddenError as error:
             if needed == PUBLIC:
                 return None

@@ -33,6 +33,9 @@ from verifier.errors import VerifierError
 
 MEDIA_TYPE = "application/problem+json"
 
+PAGES = "hallmark-problem-pages"
+"""The application's extension that shows problems to people: ``(problem, headers) -> Response | None``."""
+
 _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NotFoundError, 404),
     (AuthenticationError, 401),
@@ -113,6 +116,10 @@ def respond(
         request_id=getattr(g, "request_id", ""),
         errors=errors or [],
     )
+    show = current_app.extensions.get(PAGES)
+    page: Response | None = None if show is None else show(document, headers or {})
+    if page is not None:
+        return page
     response = make_response(document.model_dump_json(), status)
     response.mimetype = MEDIA_TYPE
     response.headers.update(headers or {})

@@ -1,0 +1,1 @@
+import"./chunk-WOT6VMZA.js";function t(o){}export{t as jobs};

@@ -1,0 +1,1 @@
+import"./chunk-WOT6VMZA.js";function r(o){}export{r as proofs};

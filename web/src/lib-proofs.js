@@ -1,0 +1,1 @@
+export function proofs(_root) {}
