@@ -80,7 +80,7 @@ def _seal(secret: str, body: str) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """One page of a long list, with the addresses of the next (``more``) and of the first, if it is another."""
+    """One page of a long list, with the addresses of the next (``more``) and, if it is another, the first."""
 
     rows: Sequence[Any]
     more: str | None
