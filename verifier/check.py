@@ -19,6 +19,7 @@ depend on images alone. Where there is one reading only, it has all of alpha.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from abc import ABC, abstractmethod
@@ -29,10 +30,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.Image import Image
 
 from verifier import evidence
 from verifier.bundle import Bundle, BundleModel
+from verifier.devices import processors
 from verifier.errors import InputError, TrustError
 from verifier.finding import (
     CopyEntry,
@@ -43,8 +44,8 @@ from verifier.finding import (
     ModelEntry,
     NetworkEntry,
 )
-from verifier.images import load_image
 from verifier.network import VECTORS, Network, NetworkSpec, Pose, Reading
+from verifier.reading import Reader, ReadImage, file_at, in_parallel
 from verifier.resolve import AdaptiveKeys, Keys
 
 if TYPE_CHECKING:
@@ -67,9 +68,13 @@ images where the most confident one is right for 12 of 20."""
 FIRST_SHARE = 0.9
 """Share of alpha of the pooled most confident readings: it costs them 0.05 decades of evidence."""
 
-_GROUPS_AT_A_TIME = 16
+GROUPS_AT_A_TIME = 16
+"""Groups judged together, times the number of workers that read."""
+
+IMAGES_AT_A_TIME = 8
+"""Images read together by one worker; bounds the memory that decoded images take."""
+
 _TESTS_AT_A_TIME = 512  # searched together, see Keys.top_batch
-_IMAGES_AT_A_TIME = 16  # read together; bounds the memory that decoded images take
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,18 @@ class Group:
 
     entries: list[ImageEntry]
     readings: list[list[list[Reading]]]
+
+    @classmethod
+    def empty(cls, networks: int) -> Group:
+        """A group without images as yet."""
+        return cls([], [[] for _ in range(networks)])
+
+    def add(self, image: ReadImage) -> None:
+        """One image more."""
+        self.entries.append(image.entry)
+        if image.entry.error is None:
+            for mine, ranked in zip(self.readings, image.readings, strict=True):
+                mine.append(ranked)
 
     def first(self, model: int) -> list[Reading]:
         """Each image's most confident reading."""
@@ -149,13 +166,16 @@ def _pool(readings: Sequence[Reading]) -> NDArray[np.int64]:
 class Checker(ABC):
     """Networks that read images, and somebody who judges the readings.
 
-    ``bundle`` is where the networks come from, ``device`` where they run and ``chosen`` why.
+    ``bundle`` is where the ``networks`` come from, ``device`` where they run and ``chosen`` why.
+    ``parallel``: several images are read at a time, with one thread each.
     """
 
-    def __init__(self, bundle: Bundle, networks: Sequence[Network], tested: EvidenceEntry) -> None:
-        self.bundle, self._networks, self._tested = bundle, networks, tested
+    def __init__(
+        self, bundle: Bundle, networks: Sequence[Network], tested: EvidenceEntry, parallel: bool = False
+    ) -> None:
+        self.bundle, self.networks, self._tested = bundle, networks, tested
         self.device, self.chosen = networks[0].device, networks[0].chosen
-        self._side = max(network.side for network in networks)
+        self._workers = processors() if parallel else 1
 
     def check(
         self,
@@ -188,12 +208,17 @@ class Checker(ABC):
             raise InputError("no image was given.")
         groups = [list(images)] if as_set else [[image] for image in images]
         tested = replace(self._tested, alpha=alpha, groups=len(groups))
-        for start in range(0, len(groups), _GROUPS_AT_A_TIME):
+        together = GROUPS_AT_A_TIME * self._workers
+        for start in range(0, len(groups), together):
             began = time.perf_counter()
-            batch = groups[start : start + _GROUPS_AT_A_TIME]
+            batch = groups[start : start + together]
             judged = list(self._judge(self._read(batch, pose_search, progress), tested))
             elapsed_ms = round(1000 * (time.perf_counter() - began) / len(judged), 1)
             yield from (replace(finding, elapsed_ms=elapsed_ms) for finding in judged)
+
+    def judge(self, groups: Sequence[Group], alpha: float, of: int) -> list[Finding]:
+        """The findings of groups that were read before; ``alpha`` is shared by ``of`` groups in all."""
+        return list(self._judge(groups, replace(self._tested, alpha=alpha, groups=of)))
 
     @abstractmethod
     def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
@@ -203,43 +228,39 @@ class Checker(ABC):
         self, groups: Sequence[Sequence[Path | str]], pose_search: bool, progress: Callable[[], None]
     ) -> list[Group]:
         """Load and read the images of some groups, a few at a time across their borders."""
-        found = [Group([], [[] for _ in self._networks]) for _ in groups]
-        places = [(group, path) for group, paths in zip(found, groups, strict=True) for path in paths]
-        for start in range(0, len(places), _IMAGES_AT_A_TIME):
-            loaded: list[tuple[Group, Image]] = []
-            for group, path in places[start : start + _IMAGES_AT_A_TIME]:
-                try:
-                    file = load_image(path, self._side)
-                except InputError as error:
-                    group.entries.append(ImageEntry(str(path), error=error.diagnostics()))
-                else:
-                    entry = ImageEntry(str(path), file.sha256, file.width, file.height)
-                    group.entries.append(replace(entry, notes=list(file.notes)))
-                    loaded.append((group, self._reduced(file.image)))
-                progress()
-            for number, network in enumerate(self._networks):
-                ranked = network.ranked([image for _, image in loaded], pose_search)
-                for (group, _), readings in zip(loaded, ranked, strict=True):
-                    group.readings[number].append(readings)
-        return found
+        found = [Group.empty(len(self.networks)) for _ in groups]
+        files = [file_at(path) for paths in groups for path in paths]
+        reader = Reader(self.networks, pose_search)
+        batches: dict[int, list[ReadImage]] = {}
 
-    def _reduced(self, image: Image) -> Image:
-        """The image as small as its networks read it, where they agree on that: large ones are not kept."""
-        sizes = {network.spec.size for network in self._networks}
-        return self._networks[0].reduced(image) if len(sizes) == 1 else image
+        def work(start: int) -> tuple[int, list[ReadImage]]:
+            return start, reader.read(files[start : start + IMAGES_AT_A_TIME])
+
+        for start, batch in in_parallel(work, range(0, len(files), IMAGES_AT_A_TIME), self._workers):
+            batches[start] = batch
+            for _ in batch:
+                progress()
+        images = (image for _, batch in sorted(batches.items()) for image in batch)
+        for group, paths in zip(found, groups, strict=True):
+            for image in itertools.islice(images, len(paths)):
+                group.add(image)
+        return found
 
 
 class Verifier(Checker):
     """A bundle's networks and keys, ready to check images."""
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
-        """:class:`InputError` for a bundle without keys or a device that is not available."""
+    def __init__(self, bundle: Bundle, device: str = "auto", parallel: bool = False) -> None:
+        """:class:`InputError` for a bundle without keys or a device that is not available.
+
+        ``parallel`` is worth it from some dozens of images on.
+        """
         if not bundle.models:
             raise InputError("the bundle holds no model.", "Export it again after `registry model add`.")
-        self._models = [_open_model(bundle, entry, device) for entry in bundle.models]
+        self._models = [_open_model(bundle, entry, device, int(parallel)) for entry in bundle.models]
         self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
         tested = EvidenceEntry(bundle.models[0].bits, self.hypotheses, ALPHA, 1)
-        super().__init__(bundle, [model.network for model in self._models], tested)
+        super().__init__(bundle, [model.network for model in self._models], tested, parallel)
 
     @classmethod
     def from_bundle(
@@ -249,9 +270,10 @@ class Verifier(Checker):
         trust: str | None = None,
         device: str = "auto",
         auditor: X25519PrivateKey | None = None,
+        parallel: bool = False,
     ) -> Verifier:
         """Open a bundle file; see :meth:`Bundle.open` for ``trust``, ``auditor`` and the errors raised."""
-        return cls(Bundle.open(path, trust, auditor=auditor), device)
+        return cls(Bundle.open(path, trust, auditor=auditor), device, parallel)
 
     def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
         self.bundle.verify()  # from here on the key table is used
@@ -267,7 +289,8 @@ class Verifier(Checker):
                 for (i, test), (rows, scores) in zip(batch, best, strict=True):
                     matches[i] += self._within_alpha(number, test, rows, scores, tested)
         for group, found in zip(groups, matches, strict=True):
-            yield self._finding(group, _one_for_each_key(found), tested)
+            finding = self._finding(group, _one_for_each_key(found), tested)
+            yield self._with_alone(finding, found) if found else finding
 
     def _within_alpha(
         self,
@@ -325,6 +348,20 @@ class Verifier(Checker):
             elapsed_ms=0.0,
         )
 
+    def _with_alone(self, finding: Finding, matches: Sequence[_Match]) -> Finding:
+        """The finding with the copies that each image names by a test of its own."""
+        readable = [entry for entry in finding.images if entry.error is None]
+        for match in sorted(matches, key=lambda match: match.log10_p_family):
+            number = match.test.image if len(readable) > 1 else 0
+            name = self._copy_id(match)
+            if number is not None and name not in readable[number].alone:
+                readable[number].alone.append(name)
+        return finding
+
+    def _copy_id(self, match: _Match) -> str:
+        model = self._models[match.model]
+        return self.bundle.certificate(model.entry, self.bundle.records(model.entry)[match.row]).copy_id
+
     def _hypotheses(self, group: Group) -> int:
         """Tests made on a group: keys of each model times readings."""
         return sum(
@@ -376,24 +413,24 @@ class Verifier(Checker):
         return entries
 
 
-def open_network(bundle: Bundle, entry: BundleModel, device: str) -> Network:
+def open_network(bundle: Bundle, entry: BundleModel, device: str, threads: int = 0) -> Network:
     """The network of a bundle's model on ``device``; for errors see :class:`verifier.network.Network`."""
     spec = NetworkSpec.parse(bundle.read_json(f"{entry.folder}/network.json"))
     if (spec.bits, spec.basis) != (entry.bits, entry.basis):
         raise TrustError(f"the network of model {entry.name} was made for another fingerprint basis")
     name, vectors = f"{entry.folder}/network.onnx", f"{entry.folder}/{VECTORS}"
     known = bundle.read(vectors) if bundle.holds(vectors) else None
-    return Network(bundle.read(name), spec, device, bundle.digest(name), known)
+    return Network(bundle.read(name), spec, device, bundle.digest(name), known, threads)
 
 
-def _open_model(bundle: Bundle, entry: BundleModel, device: str) -> _Model:
+def _open_model(bundle: Bundle, entry: BundleModel, device: str, threads: int) -> _Model:
     if not bundle.has_keys(entry):
         raise InputError(
             f"the bundle holds no keys of model {entry.name}, so no copy can be looked up.",
             "Ask its registry with --registry URL, or for one made by `registry bundle export --with-keys`.",
         )
     keys = AdaptiveKeys(bundle.phi(entry))
-    return _Model(entry, open_network(bundle, entry, device), keys)
+    return _Model(entry, open_network(bundle, entry, device, threads), keys)
 
 
 def _one_for_each_key(matches: Sequence[_Match]) -> list[_Match]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 ATTRIBUTED, NOT_ATTRIBUTED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 4, 130
 HOME_VARIABLE = "HALLMARK_VERIFIER_HOME"
+MANY = 32  # images from which on several are read at a time, with a thread each
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -189,7 +190,10 @@ def check(
     if token_file is not None and url is None:
         raise click.UsageError("--token-file goes with --registry.")
     bundles = _bundles(bundle, url, home, trust, key)
-    verifier = _offline(bundles, device) if url is None else _online(bundles, url, token_file, device)
+    many = len(images) >= MANY
+    verifier = (
+        _offline(bundles, device, many) if url is None else _online(bundles, url, token_file, device, many)
+    )
     note = _trust_note(verifier.bundle.registry, verifier.bundle.pinned)
     if as_json and not verifier.bundle.pinned:
         _complain(note)
@@ -249,19 +253,21 @@ def _auditor(path: Path) -> X25519PrivateKey:
     return load_private(path, _passphrase)
 
 
-def _offline(bundles: Sequence[Bundle], device: str) -> Checker:
+def _offline(bundles: Sequence[Bundle], device: str, parallel: bool) -> Checker:
     """Whoever searches the keys of the bundle; fetched ones, which may be several, have none."""
     from verifier.check import Verifier
 
-    return Verifier(bundles[0], device)
+    return Verifier(bundles[0], device, parallel)
 
 
-def _online(bundles: Sequence[Bundle], url: str, token_file: str | None, device: str) -> Checker:
+def _online(
+    bundles: Sequence[Bundle], url: str, token_file: str | None, device: str, parallel: bool
+) -> Checker:
     """Whoever asks the registry; says so where it cannot be asked about a model."""
     from verifier.client import Client, read_token
     from verifier.online import OnlineVerifier
 
-    verifier = OnlineVerifier(bundles, Client(url, read_token(token_file)), device)
+    verifier = OnlineVerifier(bundles, Client(url, read_token(token_file)), device, parallel)
     if verifier.left_out:
         _complain(f"not asked about {', '.join(verifier.left_out)}: not open to this token.")
     return verifier

@@ -70,22 +70,41 @@ class Device:
         return [(PROVIDERS["tensorrt"], {"device_id": str(self.index)}), cuda, PROVIDERS["cpu"]]
 
 
-def open_session(onnx: bytes, device: str) -> tuple[Any, str, str]:
-    """An inference session, the device it runs on, and why ``auto`` chose that (else an empty text)."""
+def open_session(onnx: bytes, device: str, threads: int = 0) -> tuple[Any, str, str]:
+    """An inference session, the device it runs on, and why ``auto`` chose that (else an empty text).
+
+    ``threads`` are those of one run on a CPU; with 0 it takes all processors.
+    """
     if device != "auto":
         chosen = Device.parse(device)
-        session, missing = start(onnx, chosen)
+        session, missing = start(onnx, chosen, threads)
         if session is None:
             raise InputError(f"--device {device} does not start: {missing}.", _INSTALL[chosen.kind])
         return session, str(chosen), ""
-    session, missing = start(onnx, Device("cuda"))
+    session, missing = start(onnx, Device("cuda"), threads)
     if session is not None:
         return session, "cuda", "a graphics card that starts"
-    session, _ = start(onnx, Device("cpu"))
+    session, _ = start(onnx, Device("cpu"), threads)
     return session, "cpu", missing
 
 
-def start(onnx: bytes, device: Device) -> tuple[Any, str]:
+def processors() -> int:
+    """Those that this process may use."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _granted() or seen
+
+
+def _granted() -> int:
+    """Threads by the variable with which job systems (Ray, Slurm) share out processors, 0 without it.
+
+    onnxruntime's own builds ignore it.
+    """
+    with contextlib.suppress(KeyError, ValueError):
+        return max(0, int(os.environ["OMP_NUM_THREADS"]))
+    return 0
+
+
+def start(onnx: bytes, device: Device, threads: int = 0) -> tuple[Any, str]:
     """A session on exactly ``device``, or None and what is missing. :class:`InputError` for a bad network."""
     if device.kind != "cpu" and (missing := _missing(device.kind)):
         return None, missing
@@ -93,9 +112,7 @@ def start(onnx: bytes, device: Device) -> tuple[Any, str]:
     options.log_severity_level = _FATAL
     # Idle threads that spin take the processor from what runs between two readings.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # onnxruntime's own builds ignore the variable by which job systems (Ray, Slurm) share out processors.
-    with contextlib.suppress(KeyError, ValueError):
-        options.intra_op_num_threads = max(0, int(os.environ["OMP_NUM_THREADS"]))
+    options.intra_op_num_threads = threads or _granted()
     try:
         with quiet_libraries():
             onnxruntime.set_default_logger_severity(_FATAL)

@@ -7,7 +7,6 @@ print(json.dumps(diagnosis.document()))               # schema hallmark/doctor/1
 from __future__ import annotations
 
 import io
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from verifier.devices import PROVIDERS, Device, install_hint, start
+from verifier.devices import PROVIDERS, Device, install_hint, processors, start
 from verifier.display import Row
 from verifier.errors import VerifierError
 from verifier.images import MAX_BYTES, MAX_PIXELS, readable_formats
@@ -87,7 +86,7 @@ def examine() -> Diagnosis:
     return Diagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        processors=_processors(),
+        processors=processors(),
         vector_flags=_vector_flags(),
         packages={name: _version(name) for name in PACKAGES},
         devices=[_try(Device(kind)) for kind in PROVIDERS],
@@ -136,13 +135,6 @@ def _try_guard() -> str:
     except VerifierError as error:
         return error.diagnostics()
     return ""
-
-
-def _processors() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _vector_flags() -> list[str]:

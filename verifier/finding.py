@@ -1,6 +1,7 @@
 """Findings: the result for one image or one set, as typed values and as JSON.
 
     print(json.dumps(finding.document()))                 # schema hallmark/finding/1
+    finding = parse(json.loads(line))                     # and back; InputError for anything else
 
 Logarithms are decimal; times are UTC text; digests are lower-case hex. Below alpha a finding holds no
 id, bits, probability or runner-up: an answer that grew warmer would be an oracle for removing a
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from verifier.errors import InputError
 
 SCHEMA = "hallmark/finding/1"
 
@@ -24,8 +27,9 @@ class ImageEntry:
     ``pose`` is the place on the network's canvas that the image-only rule chose. For an attributed
     finding ``log10_p`` bounds the chance of this image's own score for the (first) copy named, and
     ``log10_p_without`` that of the rest of the set (None for an image alone): a set's verdict is
-    about the set, these two show what each image adds to it. ``notes`` says how the file was decoded
-    where that is not a matter of course (:mod:`verifier.images`).
+    about the set, these two show what each image adds to it. ``alone`` are the copies that a test of this
+    image by itself names, whatever the others are. ``notes`` says how the file was decoded where that is
+    not a matter of course (:mod:`verifier.images`).
     """
 
     path: str
@@ -36,6 +40,7 @@ class ImageEntry:
     pose: dict[str, Any] | None = None
     log10_p: float | None = None
     log10_p_without: float | None = None
+    alone: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -168,3 +173,44 @@ class OnlineFinding(Finding):
 
     resolution: str
     provisional: bool
+
+
+def parse(value: Any, where: str = "the finding") -> Finding:
+    """The finding in a JSON object; :class:`InputError` for another schema or one that contradicts itself."""
+    from verifier.typed import load
+
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise InputError(
+            f"{where} is no finding: expected schema {SCHEMA}.", "Give what `verifier check --json` printed."
+        )
+    body = {name: item for name, item in value.items() if name != "schema"}
+    try:
+        finding = load(OnlineFinding if "resolution" in body else Finding, body, where)
+        _check(finding, where)
+    except ValueError as error:
+        raise InputError(f"{error}.", "Give what `verifier check --json` printed.") from None
+    return finding
+
+
+def _check(finding: Finding, where: str) -> None:
+    """``ValueError`` where the fields cannot be those of one finding."""
+    evidence = finding.evidence
+    bounds = [bound for copy in finding.copies for bound in (copy.log10_p, copy.log10_p_family)]
+    faults = {
+        "names copies exactly if it is attributed": finding.attributed == bool(finding.copies),
+        "names the model of its copies": finding.attributed == (finding.model is not None),
+        "is about images": bool(finding.images),
+        "states an alpha between 0 and 1": 0 < evidence.alpha < 1,
+        "counts its tests": evidence.groups > 0 and evidence.hypotheses >= 0 and evidence.bits > 0,
+        "states bounds that are probabilities": all(bound is None or bound <= 0 for bound in bounds),
+        "has digests of the images it read": all(
+            image.error is not None or _is_digest(image.sha256) for image in finding.images
+        ),
+    }
+    for what, holds in faults.items():
+        if not holds:
+            raise ValueError(f"{where} is not one that {what}")
+
+
+def _is_digest(text: str | None) -> bool:
+    return text is not None and len(text) == 64 and all(c in "0123456789abcdef" for c in text)

@@ -72,7 +72,8 @@ def decode_guarded(data: bytes, name: str, max_pixels: int, side: int | None) ->
     from verifier.images import Decoded
 
     image = Image.frombytes("RGB", tuple(reply["size"]), pixels)
-    return Decoded(image, reply["width"], reply["height"], tuple(reply["notes"]))
+    told = tuple(reply["notes"]), tuple(reply["traits"])
+    return Decoded(image, reply["width"], reply["height"], *told)
 
 
 def waiting() -> list[int]:
@@ -186,8 +187,8 @@ def _answer(request: dict[str, Any], data: bytes, replies: BinaryIO) -> None:
         reply: dict[str, Any] = {"error": str(error), "hint": error.hint}
         pixels = b""
     else:
-        size = decoded.image.size
-        reply = {"size": size, "width": decoded.width, "height": decoded.height, "notes": decoded.notes}
+        reply = {name: value for name, value in vars(decoded).items() if name != "image"}
+        reply["size"] = decoded.image.size
     replies.write(json.dumps(reply).encode() + b"\n")
     replies.write(pixels)
 

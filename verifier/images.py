@@ -25,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,8 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_MAKER_TAGS = (0x010F, 0x0110, 0x0131)  # EXIF 2.32: Make, Model, Software
+_LONGEST_TRAIT = 100
 _UPRIGHT = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180)
 _ROWS = 256  # converted at a time, which bounds the memory that floating point takes
 
@@ -90,13 +93,16 @@ _ROWS = 256  # converted at a time, which bounds the memory that floating point 
 class Decoded:
     """An image (mode RGB), its size in pixels as displayed, and what a reader should know of its decoding.
 
-    ``image`` is smaller than ``width`` x ``height`` where it was decoded at reduced scale.
+    ``image`` is smaller than ``width`` x ``height`` where it was decoded at reduced scale. ``traits`` are
+    what the file tells of its making: format, stored size, samples, a digest of a JPEG's quantisation tables,
+    camera and software. Files of one source mostly agree in them.
     """
 
     image: Image.Image
     width: int
     height: int
     notes: tuple[str, ...] = ()
+    traits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,20 +117,29 @@ def load_image(path: Path | str, side: int | None = None) -> Loaded:
 
     ``side``: see *Reduced scale* above; without it every image is decoded at full size.
     """
-    data = read_bounded(Path(path))
-    decoded = decode(data, str(path), side=side)
+    return load_bytes(read_bounded(Path(path)), str(path), side)
+
+
+def load_bytes(data: bytes, name: str, side: int | None = None) -> Loaded:
+    """:func:`load_image` of a file's bytes, wherever they came from."""
+    decoded = decode(data, name, side=side)
     return Loaded(**vars(decoded), sha256=hashlib.sha256(data).hexdigest())
 
 
 def read_bounded(path: Path) -> bytes:
-    """The file's bytes, at most MAX_BYTES of them; :class:`InputError` for anything but a readable file."""
+    """The file's bytes, at most MAX_BYTES of them; :class:`InputError` for anything but a readable file.
+
+    A file that is written to meanwhile is refused: its digest would be that of no file there ever was.
+    """
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder.", "Give the images themselves.")
         if path.exists() and not path.is_file():
             raise InputError(f"{path} is not an ordinary file.")
         with path.open("rb") as file:
+            before = os.fstat(file.fileno())
             data = file.read(MAX_BYTES + 1)
+            after = os.fstat(file.fileno())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"cannot read {path}: {reason}.") from None
@@ -132,6 +147,10 @@ def read_bounded(path: Path) -> bytes:
         raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB.")
     if not data:
         raise InputError(f"{path} is empty.")
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or len(
+        data
+    ) < after.st_size:
+        raise InputError(f"{path} changed while it was read.", "Check it again once it is written.")
     return data
 
 
@@ -144,7 +163,7 @@ def decode(
     data: bytes, name: str = "the image", max_pixels: int = MAX_PIXELS, side: int | None = None
 ) -> Decoded:
     """Decode image bytes, here or guarded; :class:`InputError` (naming ``name``) where that is impossible."""
-    kind = _sniff(data)
+    kind = known_format(data)
     if kind is not None and len(data) > QUICK_BYTES.get(kind, 0):
         quick = False
     elif kind == "JPEG":
@@ -183,6 +202,7 @@ def _decode_opened(opened: Image.Image, name: str, side: int | None) -> Decoded:
     try:
         with quiet_warnings():
             full = opened.size
+            traits = _traits(opened)
             if side is not None:
                 opened.draft(opened.mode, (side, side))  # does nothing but to a JPEG
             reduced = round(full[0] / opened.width)
@@ -202,14 +222,14 @@ def _decode_opened(opened: Image.Image, name: str, side: int | None) -> Decoded:
             if transpose is not None:
                 image = image.transpose(transpose)
                 full = full if transpose in _UPRIGHT else full[::-1]
-            return Decoded(image, *full, (*notes, *more))
+            return Decoded(image, *full, (*notes, *more), traits)
     except MemoryError:
         raise InputError(f"{name}: there is not enough memory to decode it.") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile bytes
         raise InputError(f"{name} is damaged or truncated: {_short(error)}.") from None
 
 
-def _sniff(data: bytes) -> str | None:
+def known_format(data: bytes) -> str | None:
     """The format that the first bytes announce (of FORMATS), or None."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -254,7 +274,7 @@ def _plugin(kind: str) -> tuple[Callable[..., Any], Callable[[bytes], Any] | Non
 
 def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     """The image with its header read and found within the limits, its pixels not yet decoded."""
-    kind = _sniff(data)
+    kind = known_format(data)
     if kind is None:
         raise InputError(f"{name} is no image of a known format ({', '.join(FORMATS)}).")
     try:
@@ -282,6 +302,21 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
             f"{name} has {width} x {height} pixels, too few to read: both sides need {MIN_SIDE} or more."
         )
     return opened
+
+
+def _traits(opened: Image.Image) -> tuple[str, ...]:
+    """What the file tells of its making, before its pixels are decoded."""
+    told = [str(opened.format), f"{opened.width} x {opened.height}", opened.mode]
+    tables = getattr(opened, "quantization", None)
+    if tables:
+        told.append(hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:16])
+    try:
+        exif = opened.getexif()
+        told += [str(exif[tag])[:_LONGEST_TRAIT] for tag in _MAKER_TAGS if tag in exif]
+    except Exception:  # noqa: BLE001, S110 - a damaged EXIF block says nothing
+        pass
+    software = opened.info.get("Software")
+    return (*told, str(software)[:_LONGEST_TRAIT]) if software else tuple(told)
 
 
 def _has_more(opened: Image.Image) -> bool:

@@ -184,16 +184,18 @@ class Network:
         device: str = "auto",
         digest: str | None = None,
         vectors: bytes | memoryview | None = None,
+        threads: int = 0,
     ) -> None:
         """:class:`InputError` if the device is not available or the graph is no attribution network.
 
         ``digest`` is the SHA-256 (hex) of ``onnx`` where the caller has compared it already, ``vectors`` the
         contents of ``vectors.npz``: :class:`VerifierError` where this device reads them otherwise. ``device``
-        is then where it runs and ``chosen`` why, if that was left to ``auto``.
+        is then where it runs and ``chosen`` why, if that was left to ``auto``; ``threads`` of one run on a
+        CPU are all (0) or so many.
         """
         self.spec = spec
         self.digest = digest or hashlib.sha256(onnx).hexdigest()
-        self._session, self.device, self.chosen = open_session(bytes(onnx), device)
+        self._session, self.device, self.chosen = open_session(bytes(onnx), device, threads)
         self._check_graph()
         if vectors is not None:
             self._check_vectors(vectors)

@@ -68,12 +68,14 @@ class _Answer:
 class OnlineVerifier(Checker):
     """Bundles' networks here, and the keys at a registry. ``left_out`` are models not open to the token."""
 
-    def __init__(self, bundles: Sequence[Bundle], client: Client, device: str = "auto") -> None:
+    def __init__(
+        self, bundles: Sequence[Bundle], client: Client, device: str = "auto", parallel: bool = False
+    ) -> None:
         """:class:`InputError` where the registry cannot be asked about any model of the bundles."""
         self._client = client
         offered = list(client.resolvable())
         models = [(bundle, entry) for bundle in bundles for entry in bundle.models]
-        targets = [_target(offered, bundle, entry, device) for bundle, entry in models]
+        targets = [_target(offered, bundle, entry, device, int(parallel)) for bundle, entry in models]
         self._targets = [target for target in targets if target is not None]
         self.left_out = [
             f"{entry.name}@{entry.version}"
@@ -89,7 +91,7 @@ class OnlineVerifier(Checker):
         first = self._targets[0]
         self._extended: set[merkle.Checkpoint] = set()
         tested = EvidenceEntry(first.entry.bits, 0, ALPHA, 1)
-        super().__init__(first.bundle, [target.network for target in self._targets], tested)
+        super().__init__(first.bundle, [target.network for target in self._targets], tested, parallel)
 
     def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
         if tested.alpha > ALPHA:
@@ -186,13 +188,18 @@ class OnlineVerifier(Checker):
         """One finding of what was said about each model."""
         naming = [answer for answer in answers if answer.copies]
         chosen = naming[0].target if naming else 0
-        digests = {network.digest for network in self._networks}
-        digest = self._networks[chosen].digest if naming or len(digests) == 1 else None
+        digests = {network.digest for network in self.networks}
+        digest = self.networks[chosen].digest if naming or len(digests) == 1 else None
         size = self.bundle.checkpoint.size
+        copies = [copy for answer in naming for copy in answer.copies]
+        images = group.posed(chosen)
+        if len(group.readings[0]) == 1:  # of several, the registry does not say which
+            names = [copy.name for copy in copies]
+            images = [image if image.error else replace(image, alone=names) for image in images]
         finding = Finding(
-            images=group.posed(chosen),
+            images=images,
             verdict="attributed" if naming else "not-attributed",
-            copies=[copy for answer in naming for copy in answer.copies],
+            copies=copies,
             model=_model_entry(self._targets[chosen].entry) if naming else None,
             lineage=None,
             evidence=replace(
@@ -228,7 +235,7 @@ def _model_entry(entry: BundleModel) -> ModelEntry:
 
 
 def _target(
-    offered: Sequence[dict[str, Any]], bundle: Bundle, entry: BundleModel, device: str
+    offered: Sequence[dict[str, Any]], bundle: Bundle, entry: BundleModel, device: str, threads: int
 ) -> _Target | None:
     """The model as the registry offers it, or None if it is not open to the token."""
     label = f"{entry.name}@{entry.version}"
@@ -250,5 +257,5 @@ def _target(
             "Run `verifier update`, or get a fresh bundle.",
         )
     found = accepting[0]
-    network = open_network(bundle, entry, device)
+    network = open_network(bundle, entry, device, threads)
     return _Target(bundle, entry, network, str(found["model"]), not found.get("granted"))

@@ -55,6 +55,7 @@ class FoundImage(Reply):
     pose: dict[str, Any] | None
     log10_p: float | None
     log10_p_without: float | None
+    alone: list[str]
     notes: list[str]
 
 

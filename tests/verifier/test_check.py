@@ -74,7 +74,8 @@ def test_the_document_has_the_fields_of_the_schema(world: World, verifier: Verif
     ]
     assert document["schema"] == "hallmark/finding/1"
     assert list(document["images"][0]) == [
-        *("path", "sha256", "width", "height", "error", "pose", "log10_p", "log10_p_without", "notes")
+        *("path", "sha256", "width", "height", "error", "pose"),
+        *("log10_p", "log10_p_without", "alone", "notes"),
     ]
     assert list(document["copies"][0]) == [
         *("id", "key_id", "sha256", "recipient", "issued_at", "revoked"),
@@ -162,6 +163,33 @@ def test_an_unreadable_image_is_an_entry_and_the_others_are_checked(world: World
     assert [image.log10_p is None for image in together.images] == [True, False, True]
     assert together.images[1].log10_p_without is None
     assert not only(verifier.check([broken, missing], as_set=True)).attributed
+
+
+def test_a_set_says_which_images_name_a_copy_by_themselves(world: World, verifier: Verifier) -> None:
+    paths = [world.save_image(1), world.folder / "missing.png", world.save_foreign(3), world.save_image(2)]
+    finding = only(verifier.check(paths, as_set=True))
+    assert {copy.id for copy in finding.copies} == {world.copy_id(1), world.copy_id(2)}
+    assert [image.alone for image in finding.images] == [[world.copy_id(1)], [], [], [world.copy_id(2)]]
+    weak_ones = [weak(world, 3, seed) for seed in range(8)]
+    finding = only(verifier.check(weak_ones, as_set=True, pose_search=False))
+    assert finding.attributed
+    assert not any(image.alone for image in finding.images)
+
+
+def test_reading_many_at_a_time_changes_nothing(
+    world: World, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    paths = [world.save_image(row) for row in range(20)]
+    paths[7], paths[11] = world.folder / "missing.png", world.save_foreign(5)
+    at_once = Verifier.from_bundle(world.bundle(), device="cpu", parallel=True)
+    assert at_once._workers == 3
+    for as_set in (False, True):
+        expected = verifier.check(paths, as_set=as_set, pose_search=False)
+        found = at_once.check(paths, as_set=as_set, pose_search=False)
+        assert [replace(one, elapsed_ms=0) for one in found] == [
+            replace(one, elapsed_ms=0) for one in expected
+        ]
 
 
 def test_a_revoked_key_is_attributed_as_ever_and_marked(world: World, verifier: Verifier) -> None:

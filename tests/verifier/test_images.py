@@ -422,3 +422,43 @@ def test_large_jpegs_are_decoded_at_the_scale_that_is_enough(tmp_path: Path, ori
 
 def test_every_format_can_be_read_here() -> None:
     assert readable_formats() == dict.fromkeys(images.FORMATS, True)
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "growing.bin"
+    path.write_bytes(b"x" * 1000)
+    told = os.fstat
+    stats = []
+
+    def fstat(descriptor: int) -> os.stat_result:
+        if stats:
+            with path.open("ab") as file:  # between the two looks, as another program would
+                file.write(b"more")
+        stats.append(told(descriptor))
+        return stats[-1]
+
+    monkeypatch.setattr(images.os, "fstat", fstat)
+    with pytest.raises(InputError, match="changed while it was read") as caught:
+        images.read_bounded(path)
+    assert "once it is written" in caught.value.hint
+
+
+def test_traits_tell_how_a_file_was_made_guarded_or_not() -> None:
+    exif = Image.Exif()
+    exif[0x0110], exif[0x0131] = "Camera 7", "Darkroom 2.1"
+    picture = Image.linear_gradient("L").convert("RGB")
+
+    def traits(quality: int, **options: Any) -> tuple[str, ...]:
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality, **options)
+        data = file.getvalue()
+        told = decode(data).traits
+        assert guard.decode_guarded(data, "x", images.MAX_PIXELS, None).traits == told
+        return told
+
+    told = traits(90, exif=exif)
+    assert told[:3] == ("JPEG", "256 x 256", "RGB")
+    assert told[4:] == ("Camera 7", "Darkroom 2.1")
+    assert traits(90)[3] == told[3] != traits(80)[3]

@@ -147,6 +147,8 @@ def comparable(finding: dict[str, Any]) -> dict[str, Any]:
     kept = {name: finding[name] for name in ("schema", "verdict", "model", "lineage", "network")}
     evidence = {name: finding["evidence"][name] for name in ("bits", "alpha", "groups")}
     images = [{k: v for k, v in image.items() if not k.startswith("log10")} for image in finding["images"]]
+    if len(images) > 1:  # nor which image of a set names a copy by itself
+        images = [{k: v for k, v in image.items() if k != "alone"} for image in images]
     copies = [{k: v for k, v in copy.items() if k not in UNDISCLOSED} for copy in finding["copies"]]
     return {**kept, "evidence": evidence, "images": images, "copies": copies, "ledger": finding["ledger"]}
 

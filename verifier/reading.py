@@ -1,0 +1,109 @@
+"""Reading images with a bundle's networks, one after the other or many at a time.
+
+    reader = Reader(networks, pose_search=True)
+    for read in reader.read([("a.png", read_file), ...]):
+        read.entry, read.readings
+
+    for batch in in_parallel(reader.read, batches, workers=8): ...
+
+Decoders and onnxruntime leave the interpreter alone while they work, so threads are enough: each takes a
+batch from its files to its readings, with a session that uses one thread for a run. That is as fast as handing
+batches from decoders to one session with many threads, and nobody waits for anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from PIL.Image import Image
+
+from verifier.errors import InputError
+from verifier.finding import ImageEntry
+from verifier.images import load_bytes, read_bounded
+from verifier.network import Network, Reading
+
+AHEAD = 3
+"""Batches a worker that are under way or waiting: so many that one slow file does not hold up the others."""
+
+File = tuple[str, Callable[[], bytes]]
+"""A file's name, and what gives its bytes (or raises :class:`InputError`)."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """An image as the networks read it: for each its ranked readings, none where ``entry`` has an error.
+
+    ``traits`` are those of :class:`verifier.images.Decoded`.
+    """
+
+    entry: ImageEntry
+    readings: list[list[Reading]] = field(default_factory=list)
+    traits: tuple[str, ...] = ()
+
+
+class Reader:
+    """Networks that read the same images; may be used by several threads at a time."""
+
+    def __init__(self, networks: Sequence[Network], pose_search: bool) -> None:
+        self._networks, self._pose_search = networks, pose_search
+        self._side = max(network.side for network in networks)
+
+    def read(self, files: Iterable[File]) -> list[ReadImage]:
+        """Every file's reading, in order. Identity poses are read together, so batches should be small."""
+        read: list[ReadImage] = []
+        images: list[Image] = []
+        for name, content in files:
+            try:
+                loaded = load_bytes(content(), name, self._side)
+            except InputError as error:
+                read.append(ReadImage(ImageEntry(name, error=error.diagnostics())))
+                continue
+            entry = ImageEntry(name, loaded.sha256, loaded.width, loaded.height, notes=list(loaded.notes))
+            read.append(ReadImage(entry, traits=loaded.traits))
+            images.append(self._reduced(loaded.image))
+        for network in self._networks:
+            ranked = iter(network.ranked(images, self._pose_search))
+            for image in read:
+                if image.entry.error is None:
+                    image.readings.append(next(ranked))
+        return read
+
+    def _reduced(self, image: Image) -> Image:
+        """The image as small as its networks read it, where they agree on that: large ones are not kept."""
+        sizes = {network.spec.size for network in self._networks}
+        return self._networks[0].reduced(image) if len(sizes) == 1 else image
+
+
+def in_parallel(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+    """``work`` of every task in threads, as they finish; ``tasks`` are taken as they are needed.
+
+    An error of ``work`` is raised here, and then no further task is begun.
+    """
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    running: set[Future[Result]] = set()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for task in tasks:
+                running.add(pool.submit(work, task))
+                if len(running) >= AHEAD * workers:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def file_at(path: Path | str) -> File:
+    """The file at ``path``."""
+    return str(path), lambda: read_bounded(Path(path))
