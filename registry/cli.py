@@ -25,6 +25,7 @@ from registry.errors import InputError, RegistryError
 from registry.jobs.commands import job, worker
 from registry.key_commands import master_key, signing_key
 from registry.ledger.commands import ledger
+from registry.resolve.commands import index
 from registry.serving.commands import serve
 from registry.trust.commands import trust
 from verifier.errors import VerifierError
@@ -578,6 +579,7 @@ cli.add_command(upgrade)
 cli.add_command(backup)
 cli.add_command(restore)
 cli.add_command(ledger)
+cli.add_command(index)
 cli.add_command(trust)
 cli.add_command(master_key)
 cli.add_command(signing_key)

@@ -236,6 +236,13 @@ class KeyIndex(Keys):
     def bits(self) -> int:
         return 8 * self._octets
 
+    def extended(self, packed: Packed) -> KeyIndex:
+        """An index with further keys; only the last segment is made again, the others are shared."""
+        kept = len(self) // SEGMENT
+        tail = np.concatenate([self.rows(np.arange(kept * SEGMENT, len(self))), packed])
+        made = KeyIndex.of(tail, self._threads).segments
+        return KeyIndex([*self.segments[:kept], *made], self._octets, self._threads)
+
     def rows(self, rows: Indices) -> Packed:
         found = np.empty((len(rows), self._octets), np.uint8)
         for number in np.unique(rows // SEGMENT):

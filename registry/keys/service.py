@@ -106,6 +106,11 @@ class Issuer:
         self._secret = generators.model_secret(home.master, model)
 
     @classmethod
+    def of(cls, home: Home, model: Model, network: NetworkVersion, recipient: Recipient) -> Issuer:
+        """For a model with its newest network; the recipient may be one that is yet to be stored."""
+        return cls(home, model, recipient, _load_screen(home.storage, generators.network_name(network)))
+
+    @classmethod
     def open(cls, home: Home, model: str, email: str, organisation: int | None = None) -> Issuer:
         """For an organisation's model and recipient (``None``: the command line's).
 
@@ -114,7 +119,7 @@ class Issuer:
         recipient, registered, network = _at_once(home, model, email, organisation) or _one_by_one(
             home, model, email, organisation
         )
-        return cls(home, registered, recipient, _load_screen(home.storage, generators.network_name(network)))
+        return cls.of(home, registered, network, recipient)
 
     def issue(self, count: int, expires_days: int | None = None) -> list[signing.Document]:
         """Issue ``count`` keys in one transaction: keys, certificates, ledger entries, all or nothing."""
@@ -241,6 +246,17 @@ def get_key(session: Session, registry: str, reference: str, organisation: int |
     return IssuedKey(row, model, revocation is not None, certificate_document(row, model, registry))
 
 
+def select_keys(organisation: int) -> Any:
+    """An organisation's keys with their models' and recipients' names and when they were revoked."""
+    return (
+        select(UserKey, Model.name, Model.version, Recipient.email, KeyRevocation.revoked_at)
+        .join(Model, Model.id == UserKey.model_id)
+        .join(Recipient, Recipient.id == UserKey.recipient_id)
+        .outerjoin(KeyRevocation, KeyRevocation.user_key_id == UserKey.id)
+        .where(UserKey.organisation_id == organisation)
+    )
+
+
 def derive(home: Home, key: IssuedKey) -> Packed:
     """The key's bits, packed (bits / 8,), from the model's secret."""
     secret = generators.model_secret(home.master, key.model)
@@ -318,6 +334,12 @@ def revocations(session: Session, models: Sequence[Model]) -> list[Revoked]:
 def count(session: Session, model: Model) -> int:
     """The number of keys ever issued for a model, revoked and expired ones too."""
     return session.execute(select(KeyCount.issued).where(KeyCount.model_id == model.id)).scalar() or 0
+
+
+def count_after(session: Session, model: Model, place: int) -> int:
+    """How many of a model's keys come after an index of the ledger."""
+    query = select(func.count()).where(UserKey.model_id == model.id, UserKey.ledger_index > place)
+    return session.execute(query).scalar_one()
 
 
 def check_counts(session: Session) -> None:

@@ -37,13 +37,9 @@ def attributed(keys: Keys, tests: Sequence[Test], alpha: float, acceptance: floa
     """Ids of the keys that the readings depend on at ``alpha``, in the order of issue."""
     if not len(keys):
         return []
-    thresholds = [threshold(test, len(keys), alpha, acceptance) for test in tests]
-    best = keys.top_batch(np.stack([test.logits for test in tests]), COPIES_MOST)
-    named = {
-        keys.user_key(row)
-        for (rows, scores), least in zip(best, thresholds, strict=True)
-        for row in rows[scores >= least].tolist()
-    }
+    floors = np.array([threshold(test, len(keys), alpha, acceptance) for test in tests])
+    best = keys.top_batch(np.stack([test.logits for test in tests]), COPIES_MOST, floors)
+    named = {keys.user_key(row) for rows, _ in best for row in rows.tolist()}
     return sorted(named)[:COPIES_MOST]
 
 

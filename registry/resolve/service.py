@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from sqlalchemy import select, text
-from sqlalchemy.exc import IntegrityError as DuplicateError
 from sqlalchemy.orm import Session
 
 from registry.accounts import security
@@ -45,7 +43,8 @@ from registry.ledger import service as ledger
 from registry.resolve import budgets, deciding, grants
 from registry.resolve.budgets import Asked, RecentSketches, Sketcher
 from registry.resolve.grants import Target
-from registry.resolve.models import Resolution, ResolvedKey, ResolveSecret
+from registry.resolve.models import Resolution, ResolvedKey
+from registry.resolve.secrets import secret
 from registry.resolve.tables import Keys, KeyTables
 from verifier import certificate, merkle
 from verifier.bundle import utc
@@ -460,22 +459,3 @@ def _sketcher(home: Home, state: _State) -> Sketcher:
     if state.sketcher is None:
         state.sketcher = Sketcher(secret(home, "sketches"))
     return state.sketcher
-
-
-def secret(home: Home, purpose: str) -> bytes:
-    """The registry's 32 secret bytes for one purpose, drawn when they are first needed."""
-    with home.database.read() as session:
-        row = session.get(ResolveSecret, purpose)
-    if row is None:
-        drawn = ResolveSecret(purpose=purpose, sealed=home.master.seal(os.urandom(32), _purpose(purpose)))
-        try:
-            with home.database.write() as session:
-                session.add(drawn)
-        except DuplicateError:  # another worker drew it first
-            return secret(home, purpose)
-        row = drawn
-    return home.master.open(row.sealed, _purpose(purpose))
-
-
-def _purpose(purpose: str) -> str:
-    return f"resolve-secret/{purpose}"

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from registry.errors import InputError
 from registry.resolve import deciding
-from registry.resolve.tables import Keys, _Part
+from registry.resolve.tables import Keys, _Issued
 from verifier import evidence, phi
 from verifier.check import weighted_tests
 from verifier.network import NetworkSpec, PoseRule
+from verifier.resolve import KeyIndex
 
 BITS = 64
 SPEC = NetworkSpec(1, BITS, 16, "", "bicubic", 128, 8.0, 1 / 16, PoseRule((), 1, 0, 0, 0.9))
@@ -24,11 +25,12 @@ def table(count: int, seed: int = 0) -> Keys:
     packed = np.random.default_rng(seed).integers(0, 256, (count, BITS // 8), np.uint8)
     half = count // 2
     ids = np.arange(100, 100 + count)
-    return Keys(_Part.made(ids[:half], packed[:half]), _Part.made(ids[half:], packed[half:]))
+    recent = _Issued(ids[half:], ids[half:], packed[half:])
+    return Keys(KeyIndex.of(packed[:half]), ids[:half], 100 + half - 1, recent)
 
 
 def key(keys: Keys, row: int) -> np.ndarray:
-    return phi.unpack(np.concatenate([keys.old.packed, keys.recent.packed])[row]).astype(int)
+    return phi.unpack(keys.packed()[row]).astype(int)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 40), st.sampled_from([1e-6, 1e-9, 1e-14]), st.integers(1, 3))
