@@ -68,6 +68,16 @@ def public_bytes(key: Ed25519PublicKey) -> bytes:
     return key.public_bytes_raw()
 
 
+def public_text(key: Ed25519PublicKey) -> str:
+    """The public key as documents carry it: base64 of the raw 32 bytes."""
+    return base64.b64encode(public_bytes(key)).decode()
+
+
+def load_public(text: str) -> Ed25519PublicKey:
+    """The inverse of :func:`public_text`; ``ValueError`` for anything else."""
+    return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+
+
 def registry_id(key: Ed25519PublicKey) -> str:
     """The registry's name in its documents: the first 16 bytes of SHA-256 of its public key, in hex."""
     return hashlib.sha256(public_bytes(key)).hexdigest()[:32]
