@@ -14,6 +14,8 @@ import math
 
 from verifier.finding import Finding, OnlineFinding
 
+NO_ODDS = "1 in 1"
+
 _SCALES = ((12, "trillion"), (9, "billion"), (6, "million"))
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _WORDS_END = 15  # beyond, "trillion" means different numbers to different readers
@@ -23,7 +25,7 @@ def odds(log10_p: float) -> str:
     """A probability's upper bound as ``1 in N``, N rounded down: "1 in 12 million", "1 in 4.1 × 10³⁸"."""
     decades = -log10_p
     if not decades > math.log10(2):
-        return "1 in 1"
+        return NO_ODDS
     if decades < _SCALES[-1][0]:
         whole = math.floor(10**decades)
         return f"1 in {count(whole if whole < 1000 else int(_two_digits(whole)))}"

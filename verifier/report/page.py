@@ -210,13 +210,18 @@ def _image(image: ImageEntry) -> Iterator[Fact]:
     if image.pose is not None and image.width is not None:
         yield Fact("read at", _pose(image.pose))
     if image.log10_p is not None:
-        yield Fact("its own bound", f"at most {words.odds(image.log10_p)}")
+        yield Fact("its own bound", _bound(image.log10_p))
     if image.log10_p_without is not None:
-        yield Fact("the others", f"at most {words.odds(image.log10_p_without)}")
+        yield Fact("the others", _bound(image.log10_p_without))
     if image.alone:
         yield Fact("by itself", f"names {', '.join(image.alone)}")
     for note in image.notes:
         yield Fact("note", note)
+
+
+def _bound(log10_p: float) -> str:
+    odds = words.odds(log10_p)
+    return "no evidence" if odds == words.NO_ODDS else f"at most {odds}"
 
 
 def _pose(pose: dict[str, Any]) -> str:

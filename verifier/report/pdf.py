@@ -3,7 +3,8 @@
     content = render_pdf(envelope)                        # InputError without fpdf2
 
 Fonts are DejaVu's, reduced to Latin, Greek and Cyrillic (``fonts/``); other characters are written as
-escapes, so that nothing of a name is lost. The same envelope gives the same file under the same version of fpdf2.
+escapes, so that nothing of a name is lost. The same envelope gives the same file under the same version of
+fpdf2.
 """
 
 from __future__ import annotations
