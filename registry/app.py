@@ -95,10 +95,12 @@ def _register(app: Api) -> None:
 
 def _register_pages(app: Api) -> None:
     """The console's pages: each feature's ``pages.py`` (see :mod:`registry.console`)."""
+    from registry.accounts.recipient_pages import pages as recipient_pages
     from registry.accounts.sign_in_pages import pages as sign_in_pages
     from registry.console.pages import pages as console_pages
+    from registry.copies.pages import pages as copy_pages
 
-    for pages in (console_pages, sign_in_pages):
+    for pages in (console_pages, sign_in_pages, recipient_pages, copy_pages):
         app.register_blueprint(pages)
 
 

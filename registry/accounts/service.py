@@ -22,7 +22,7 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_public_key
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from registry.accounts.models import Organisation, Person, Recipient
@@ -102,6 +102,17 @@ def get_recipient(session: Session, email: str, organisation: int | None = None)
             f"no recipient {email} is registered.", f"Run `registry recipient add {email}` first."
         )
     return recipient
+
+
+def is_recipient(session: Session, email: str, organisation: int) -> bool:
+    """Whether an organisation has a recipient with this address (as :func:`normal_email` gives it)."""
+    return _find(session, email, organisation) is not None
+
+
+def select_recipients(organisation: int, beginning: str = "") -> Select[Recipient]:
+    """The query for an organisation's recipients whose addresses begin so."""
+    query = select(Recipient).where(Recipient.organisation_id == organisation)
+    return query.where(Recipient.email.startswith(beginning, autoescape=True)) if beginning else query
 
 
 def recipients(session: Session, organisation: int | None = None) -> Sequence[Recipient]:

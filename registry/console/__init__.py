@@ -32,9 +32,9 @@ works through services, and returns :func:`registry.console.page.render`:
 
 Templates take their parts from ``console/macros.html``, known as ``ui`` where the layout is extended. A form
 that is posted begins with ``{{ ui.csrf() }}``. Register the blueprint in :func:`registry.app._register_pages`
-and name its first page in :data:`registry.console.navigation.ENTRIES`: an entry is shown once its page
-exists, to whom its permission allows it. Who has no session is sent to sign in and comes back; refusals and failures
-become pages by themselves (:mod:`registry.console.errors`).
+and name its first page in :data:`registry.console.navigation.ENTRIES`: an entry is shown once it has a page,
+to whom its permission allows it. Who has no session is sent to sign in and comes back; what is refused or
+fails becomes a page by itself (:mod:`registry.console.errors`).
 
 Scripts and styles come from ``web/src``: ``make assets`` (Node) builds them into ``assets/``, and what it
 builds is committed, with the licences of what it contains, so that the console needs no Node where it is

@@ -6,13 +6,15 @@ from typing import Any
 
 from flask import Flask, Response, current_app, g, request
 from jinja2 import StrictUndefined
+from markupsafe import Markup
 
 from registry.accounts.permissions import Permission
 from registry.api import problems
 from registry.api.access import home, optional_principal, web_session
 from registry.console import errors, navigation
 from registry.console.assets import PREFIX, Assets
-from registry.console.page import FLASH, flashed
+from registry.console.page import FLASH, Form, flashed
+from registry.db import unix_now
 from verifier.bundle import utc
 
 POLICY = {
@@ -32,6 +34,7 @@ def install(app: Flask) -> None:
     """Give the application its pages' look, errors and headers; blueprints are registered beside."""
     app.jinja_env.undefined = StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters |= {"size": _size, "grouped": _grouped}
     app.context_processor(_context)
     app.extensions[problems.PAGES] = errors.show
     app.after_request(_protect)
@@ -51,7 +54,28 @@ def _context() -> dict[str, Any]:
         "flashed": flashed,
         "endpoints": current_app.view_functions,
         "utc": utc,
+        "now": unix_now,
+        "blank_form": Form,
+        "link_to": _link_to,
     }
+
+
+def _link_to(url: str, text: object) -> Markup:
+    return Markup('<a href="{}">{}</a>').format(url, text)
+
+
+def _size(octets: int) -> str:
+    """A number of bytes as people read it."""
+    if octets < 1000:
+        return f"{octets} bytes"
+    power = min((len(str(octets)) - 1) // 3, 4)
+    number, unit = octets / 1000**power, ("", "kB", "MB", "GB", "TB")[power]
+    return f"{number:.3g} {unit}"
+
+
+def _grouped(number: int) -> str:
+    """A whole number with its thousands apart."""
+    return f"{number:,}".replace(",", "\u202f")
 
 
 def _organisation_name() -> str:

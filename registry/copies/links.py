@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -61,19 +62,30 @@ def create(
 
     :class:`StateError` for a copy that is no longer delivered.
     """
-    deliveries.refuse(key)
-    secret, now = secrets.token_urlsafe(32), unix_now()
-    row = DownloadLink(
-        link_id=f"link-{secrets.token_hex(12)}",
-        user_key_id=key.row.id,
-        secret_sha256=_digest(secret),
-        created_by=created_by,
-        created_at=now,
-        expires_at=now + hours * _HOUR_SECONDS,
-    )
     with home.database.write() as session:
-        session.add(row)
+        ((row, secret),) = create_all(session, [key], created_by, hours)
     return row, secret
+
+
+def create_all(
+    session: Session, keys: Sequence[IssuedKey], created_by: str, hours: int = DEFAULT_HOURS
+) -> list[tuple[DownloadLink, str]]:
+    """A new link for each copy; the same refusal, of all of them."""
+    made, now = [], unix_now()
+    for key in keys:
+        deliveries.refuse(key)
+        secret = secrets.token_urlsafe(32)
+        row = DownloadLink(
+            link_id=f"link-{secrets.token_hex(12)}",
+            user_key_id=key.row.id,
+            secret_sha256=_digest(secret),
+            created_by=created_by,
+            created_at=now,
+            expires_at=now + hours * _HOUR_SECONDS,
+        )
+        session.add(row)
+        made.append((row, secret))
+    return made
 
 
 def find(session: Session, registry: str, secret: str) -> FoundLink:

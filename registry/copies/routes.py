@@ -218,7 +218,7 @@ class CountersignatureReply(Reply):
 @requires(Permission.DOWNLOAD)
 def show_copy(path: CopyPath) -> dict[str, Any]:
     """What a copy consists of."""
-    key = _key(path.copy_id)
+    key = find_key(path.copy_id)
     laid_out = plan(home(), key)
     known = known_digests(home(), key, laid_out)
     with home().database.read() as session:
@@ -266,7 +266,7 @@ def download_file(path: FilePath) -> Response:
 @requires(Permission.DOWNLOAD)
 def list_links(path: CopyPath, query: PageQuery) -> dict[str, Any]:
     """Download links of a copy."""
-    key = _key(path.copy_id)
+    key = find_key(path.copy_id)
     chosen = select(DownloadLink).where(DownloadLink.user_key_id == key.row.id)
     with home().database.read() as session:
         rows, more = page(session, chosen, DownloadLink.id, query)
@@ -283,23 +283,16 @@ def create_link(path: CopyPath, body: NewLink) -> tuple[dict[str, Any], int]:
     It ends with the first complete download, when it expires or when it is withdrawn; until then a
     download that broke off can be resumed with it.
     """
-    key = _key(path.copy_id)
-    deliveries.refuse(key)
-    prepare(home(), key)  # so that the recipient need not wait
-    row, secret = links.create(home(), key, principal().label, body.hours)
-    with home().database.write() as session:  # not `security.log`, which drops what comes too often
-        security.record(session, LINK_CREATED, link=row.link_id, copy_id=_copy_id(key))
-    return {**_describe_link(row, key), "url": link_url(secret)}, 201
+    key = find_key(path.copy_id)
+    row, url = new_link(key, body.hours)
+    return {**_describe_link(row, key), "url": url}, 201
 
 
 @copies.delete("/<copy_id>/links/<link_id>", responses={204: {"description": "It is withdrawn"}})
 @requires(Permission.DOWNLOAD)
 def withdraw_link(path: LinkPath) -> Response:
     """Withdraw a link; a download that goes on with it is stopped."""
-    key = _key(path.copy_id)
-    with home().database.write() as session:
-        links.withdraw(session, principal().organisation, key.row, path.link_id)
-        security.record(session, LINK_WITHDRAWN, link=path.link_id, copy_id=_copy_id(key))
+    end_link(find_key(path.copy_id), path.link_id)
     return make_response("", 204)
 
 
@@ -309,7 +302,7 @@ def list_downloads(query: DownloadQuery) -> dict[str, Any]:
     """Deliveries of your organisation's copies, also those that broke off."""
     chosen = deliveries.select_downloads(principal().organisation)
     if query.copy_id is not None:
-        chosen = chosen.where(Download.user_key_id == _key(query.copy_id).row.id)
+        chosen = chosen.where(Download.user_key_id == find_key(query.copy_id).row.id)
     if query.state is not None:
         chosen = chosen.where(Download.state == query.state)
     with home().database.read() as session:
@@ -321,7 +314,7 @@ def list_downloads(query: DownloadQuery) -> dict[str, Any]:
 @requires(Permission.DOWNLOAD)
 def show_download(path: DownloadPath) -> dict[str, Any]:
     """One delivery."""
-    _settled(path.download_id)
+    settled(path.download_id)
     with home().database.read() as session:
         return deliveries.describe(_find(session, path.download_id))
 
@@ -330,7 +323,7 @@ def show_download(path: DownloadPath) -> dict[str, Any]:
 @requires(Permission.DOWNLOAD)
 def show_receipt(path: DownloadPath) -> dict[str, Any]:
     """The signed receipt of a complete delivery."""
-    download, key = _settled(path.download_id)
+    download, key = settled(path.download_id)
     return {"receipt": receipt_of(download, key.row)}
 
 
@@ -353,7 +346,7 @@ def show_countersignature(path: DownloadPath) -> dict[str, Any]:
 @requires(Permission.DOWNLOAD)
 def countersign(path: DownloadPath, body: CountersignatureBody) -> dict[str, Any]:
     """Log the confirmation that the recipient signed with his own key."""
-    download, key = _settled(path.download_id)
+    download, key = settled(path.download_id)
     return add_countersignature(download, key.row, body)
 
 
@@ -407,6 +400,23 @@ def requester(
     )
 
 
+def new_link(key: IssuedKey, hours: int) -> tuple[DownloadLink, str]:
+    """A link for a copy, and its address."""
+    deliveries.refuse(key)
+    prepare(home(), key)  # so that the recipient need not wait
+    row, secret = links.create(home(), key, principal().label, hours)
+    with home().database.write() as session:  # not `security.log`, which drops what comes too often
+        security.record(session, LINK_CREATED, link=row.link_id, copy_id=copy_id(key))
+    return row, link_url(secret)
+
+
+def end_link(key: IssuedKey, link_id: str) -> None:
+    """Withdraw a link of a copy."""
+    with home().database.write() as session:
+        links.withdraw(session, principal().organisation, key.row, link_id)
+        security.record(session, LINK_WITHDRAWN, link=link_id, copy_id=copy_id(key))
+
+
 def link_url(secret: str) -> str:
     """The address of a link, as its recipient opens it."""
     return f"{(account_settings().url or request.host_url).rstrip('/')}/d/{secret}"
@@ -426,18 +436,20 @@ def add_countersignature(download: Download, key: UserKey, body: Countersignatur
     return {"countersignature": countersignatures.add(home(), key, download, document)}
 
 
-def _key(reference: str) -> IssuedKey:
+def find_key(reference: str) -> IssuedKey:
+    """A key of the principal's organisation; :class:`NotFoundError`."""
     with home().database.read() as session:
         return keys.get_key(session, home().identity.registry, reference, principal().organisation)
 
 
 def _deliverable(reference: str) -> IssuedKey:
-    key = _key(reference)
+    key = find_key(reference)
     deliveries.refuse(key)
     return key
 
 
-def _copy_id(key: IssuedKey) -> str:
+def copy_id(key: IssuedKey) -> str:
+    """The id of a key's copy."""
     return COPY_PREFIX + key.row.key_id.hex()
 
 
@@ -455,7 +467,7 @@ def _digest(files: Mapping[str, Any], known: Mapping[str, str]) -> str | None:
 def _describe_link(row: DownloadLink, key: IssuedKey) -> dict[str, Any]:
     return {
         "link_id": row.link_id,
-        "copy_id": _copy_id(key),
+        "copy_id": copy_id(key),
         "created_by": row.created_by,
         "created_at": utc(row.created_at),
         "expires_at": utc(row.expires_at),
@@ -472,9 +484,9 @@ def _find(session: Session, download_id: str) -> Any:
     return found
 
 
-def _settled(download_id: str) -> tuple[Download, IssuedKey]:
+def settled(download_id: str) -> tuple[Download, IssuedKey]:
     """A delivery as it stands now, and its key."""
     with home().database.read() as session:
         row = _find(session, download_id)
-    key = _key(row.key_id.hex())
+    key = find_key(row.key_id.hex())
     return deliveries.settle(home(), key, row.Download), key
