@@ -7,8 +7,8 @@
     return repeats.once(home, organisation, 201, issue)
 
 The answer is stored in the transaction that does the work, so both exist or neither. A repeat finds the row
-when it inserts its own: its transaction is rolled back and it is answered from there, also where the state
-of the registry would refuse it by now. The usual request, which is new, pays for nothing but the insert.
+when it would insert its own: its work is not done and it is answered from there, also where the state of the
+registry would refuse it by now. The usual request, which is new, pays for nothing but the insert.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from typing import Annotated
 
 from flask import Response, make_response, request
 from pydantic import Field, StringConstraints
-from sqlalchemy import ForeignKey, Integer, insert
-from sqlalchemy.exc import IntegrityError as DuplicateError
+from sqlalchemy import ForeignKey, Integer, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from registry.api.problems import Problem
 from registry.api.schemas import Described
-from registry.db import Base, table, unix_now
-from registry.errors import RegistryError
+from registry.db import Base, unix_now
+from registry.errors import RegistryError, StateError
 from registry.home import Home
 
 HEADER = "Idempotency-Key"
@@ -61,7 +60,14 @@ class RepeatHeader(Described):
 
 
 Keep = Callable[[Session, str], None]
-"""Stores the JSON answer within the transaction that makes it true."""
+"""Stores the JSON answer within the transaction that makes it true; :class:`StateError`, which leaves the
+transaction usable, where the request was answered before."""
+
+_KEEP = text(
+    "INSERT INTO idempotency_key (organisation_id, key, request_sha256, status, body, created_at) "
+    "VALUES (:organisation, :key, :request, :status, :body, :now) "
+    "ON CONFLICT (organisation_id, key) DO NOTHING RETURNING status"
+)
 
 
 def once(home: Home, organisation: int, status: int, work: Callable[[Keep], str]) -> Response:
@@ -78,19 +84,13 @@ def once(home: Home, organisation: int, status: int, work: Callable[[Keep], str]
     digest = hashlib.sha256(said).digest()
 
     def keep(session: Session, body: str) -> None:
-        row = {
-            "organisation_id": organisation,
-            "key": key,
-            "request_sha256": digest,
-            "status": status,
-            "body": body,
-            "created_at": unix_now(),
-        }
-        session.execute(insert(table(IdempotencyKey)), row)
+        row = {"organisation": organisation, "key": key, "request": digest, "status": status, "body": body}
+        if session.execute(_KEEP, {**row, "now": unix_now()}).first() is None:
+            raise StateError(f"this {HEADER} was used before.")
 
     try:
         return _json(work(keep), status)
-    except (DuplicateError, RegistryError):
+    except RegistryError:
         with home.database.read() as session:
             known = session.get(IdempotencyKey, (organisation, key))
         if known is None:

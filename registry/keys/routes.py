@@ -9,18 +9,15 @@ from typing import Annotated, Any
 from flask import Response, current_app
 from flask_openapi3 import APIBlueprint, Tag
 from pydantic import Field
-from sqlalchemy import select
 
-from registry.accounts.models import Recipient
 from registry.accounts.permissions import Permission
 from registry.api import repeats
 from registry.api.access import home, principal, requires
 from registry.api.document import problem
 from registry.api.pages import PageQuery, page
 from registry.api.schemas import WHOLE, Body, Email, KeyId, ModelLabel, Path, Reply, Text
-from registry.generators.models import Model
 from registry.keys import service
-from registry.keys.models import KeyRevocation, UserKey
+from registry.keys.models import UserKey
 from registry.keys.together import Together
 from registry.serving.metrics import KEYS_ISSUED
 from verifier.bundle import utc
@@ -111,7 +108,7 @@ def list_keys(query: KeyQuery) -> dict[str, Any]:
     from registry.generators import service as generators
 
     owner = principal().organisation
-    chosen = _select(owner)
+    chosen = service.select_keys(owner)
     with home().database.read() as session:
         if query.model is not None:
             chosen = chosen.where(UserKey.model_id == generators.get_model(session, query.model, owner).id)
@@ -131,11 +128,16 @@ def issue(header: repeats.RepeatHeader, body: NewKeys) -> Response:  # noqa: ARG
     owner = principal().organisation
 
     def work(keep: repeats.Keep) -> str:
-        batch = service.Issuer.open(home(), body.model, body.recipient, owner).draw(
-            body.count, body.expires_days
-        )
-        answer = json.dumps({"certificates": batch.documents})
-        _together().commit(replace(batch, also=lambda session: keep(session, answer)))
+        answer = ""
+
+        def draw() -> service.Batch:
+            nonlocal answer
+            issuer = service.Issuer.open(home(), body.model, body.recipient, owner)
+            drawn = issuer.draw(body.count, body.expires_days)
+            answer = json.dumps({"certificates": drawn.documents})
+            return replace(drawn, also=lambda session: keep(session, answer))
+
+        together().issue(draw)
         KEYS_ISSUED.inc(body.count)
         return answer
 
@@ -148,7 +150,9 @@ def show_key(path: KeyPath) -> dict[str, Any]:
     """One key with its certificate."""
     with home().database.read() as session:
         key = service.get_key(session, home().identity.registry, path.key_id, principal().organisation)
-        row = session.execute(_select(principal().organisation).where(UserKey.id == key.row.id)).one()
+        row = session.execute(
+            service.select_keys(principal().organisation).where(UserKey.id == key.row.id)
+        ).one()
         return {**_describe(row), "certificate": key.document}
 
 
@@ -158,16 +162,6 @@ def revoke(path: KeyPath, body: Revocation) -> tuple[dict[str, Any], int]:
     """Revoke a key: its copy is no longer delivered, and stays resolvable."""
     document = service.revoke(home(), path.key_id, body.reason, principal().organisation)
     return {"revocation": document}, 201
-
-
-def _select(owner: int) -> Any:
-    return (
-        select(UserKey, Model.name, Model.version, Recipient.email, KeyRevocation.revoked_at)
-        .join(Model, Model.id == UserKey.model_id)
-        .join(Recipient, Recipient.id == UserKey.recipient_id)
-        .outerjoin(KeyRevocation, KeyRevocation.user_key_id == UserKey.id)
-        .where(UserKey.organisation_id == owner)
-    )
 
 
 def _describe(row: Any) -> dict[str, Any]:
@@ -185,7 +179,7 @@ def _describe(row: Any) -> dict[str, Any]:
     }
 
 
-def _together() -> Together:
+def together() -> Together:
     """The line in which this process's requests are committed."""
     line: Together = current_app.extensions.setdefault("hallmark_together", Together(home()))
     return line

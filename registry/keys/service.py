@@ -29,7 +29,7 @@ from registry.accounts import service as accounts
 from registry.accounts.models import Recipient
 from registry.attribution.models import NetworkVersion
 from registry.db import DAY_SECONDS, stream, table, unix_now
-from registry.errors import InputError, IntegrityError, NotFoundError, StateError
+from registry.errors import InputError, IntegrityError, NotFoundError, RegistryError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
@@ -69,7 +69,7 @@ class Batch:
     """Keys that are drawn and signed, and exist once :func:`commit` has logged them.
 
     ``also`` runs in the same transaction, for what must be true exactly when the keys exist: at its
-    beginning, while others still have the ledger.
+    beginning, while others still have the ledger. It may refuse them with a :class:`RegistryError`.
     """
 
     rows: list[dict[str, Any]]
@@ -84,18 +84,43 @@ _COUNT_ON = text(
 
 
 def commit(home: Home, batches: Sequence[Batch]) -> None:
-    """Log and store the keys of all batches in one transaction, whose fixed cost they share."""
-    rows = [row for batch in batches for row in batch.rows]
-    digests = [leaf(document) for batch in batches for document in batch.documents]
+    """Log and store the keys of all batches in one transaction, or none of them."""
     with home.database.write() as session:
         for batch in batches:
             batch.also(session)
-        first = ledger.append(session, home.identity, ledger.CERTIFICATE, digests)
-        session.execute(
-            insert(table(UserKey)), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)]
-        )
-        issued = Counter(row["model_id"] for row in rows)
-        session.execute(_COUNT_ON, [{"model": model, "more": more} for model, more in issued.items()])
+        _log(session, home, batches)
+
+
+def commit_each(home: Home, batches: Sequence[Batch]) -> list[RegistryError | None]:
+    """The same, whose fixed cost the batches share, without those that their ``also`` refuses.
+
+    For each batch its refusal, or ``None``.
+    """
+    with home.database.write() as session:
+        refusals = [_refusal(session, batch) for batch in batches]
+        issued = [batch for batch, refusal in zip(batches, refusals, strict=True) if refusal is None]
+        if issued:
+            _log(session, home, issued)
+    return refusals
+
+
+def _refusal(session: Session, batch: Batch) -> RegistryError | None:
+    try:
+        batch.also(session)
+    except RegistryError as error:
+        return error
+    return None
+
+
+def _log(session: Session, home: Home, batches: Sequence[Batch]) -> None:
+    rows = [row for batch in batches for row in batch.rows]
+    digests = [leaf(document) for batch in batches for document in batch.documents]
+    first = ledger.append(session, home.identity, ledger.CERTIFICATE, digests)
+    session.execute(
+        insert(table(UserKey)), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)]
+    )
+    issued = Counter(row["model_id"] for row in rows)
+    session.execute(_COUNT_ON, [{"model": model, "more": more} for model, more in issued.items()])
 
 
 class Issuer:

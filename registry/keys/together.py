@@ -1,24 +1,30 @@
 """Committing together what is issued at the same moment.
 
     together = Together(home)
-    together.commit(batch)              # returns when the batch is committed, on its own or with others
+    together.issue(draw)                # returns when the batch that `draw` made is committed
+    together.commit(batch)              # the same of one that is drawn already
 
-The ledger takes one transaction after the other, and each costs a flush to disk. Requests that arrive
-meanwhile wait in a line; whoever finds nobody committing takes the whole line into one transaction. Nobody
-waits for company: on an idle server a batch is committed at once.
+The ledger takes one transaction after the other, and each costs a flush to disk and most of what a key costs.
+Requests that arrive meanwhile wait in a line; whoever finds nobody committing takes the whole line into one
+transaction, with those whose batch is being drawn at that moment. On an idle server there are none, and a
+batch is committed at once.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from registry.errors import StateError
 from registry.home import Home
-from registry.keys.service import Batch, commit
+from registry.keys.service import Batch, commit_each
 
 LONGEST_LINE = 64
 """Batches in one transaction: enough to share its cost, few enough for an even pace."""
+
+PATIENCE = 0.02
+"""Seconds to wait for batches that are being drawn, which takes a few milliseconds."""
 
 
 @dataclass(eq=False)
@@ -36,17 +42,18 @@ class Together:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._line: list[_Place] = []
+        self._drawing = 0
         self._busy = False
 
     def commit(self, batch: Batch) -> None:
         """Commit ``batch``; raises what its own transaction raised, never what another's did."""
-        own = _Place(batch)
-        with self._lock:
-            self._line.append(own)
-            waits = self._busy
-            self._busy = True
+        self.issue(lambda: batch)
+
+    def issue(self, draw: Callable[[], Batch]) -> None:
+        """Commit the batch that ``draw`` makes, for which whoever commits meanwhile waits a moment."""
+        own, waits = self._joined(draw)
         if waits:
             own.turn.wait()
         if not own.settled:
@@ -54,9 +61,27 @@ class Together:
         if own.error is not None:
             raise own.error
 
+    def _joined(self, draw: Callable[[], Batch]) -> tuple[_Place, bool]:
+        """A place at the end of the line, and whether somebody is committing already."""
+        with self._lock:
+            self._drawing += 1
+        own = None
+        try:
+            own = _Place(draw())
+        finally:
+            with self._lock:
+                self._drawing -= 1
+                self._lock.notify_all()
+                waits = self._busy
+                if own is not None:
+                    self._line.append(own)
+                    self._busy = True
+        return own, waits
+
     def _serve(self) -> None:
         """Commit the line as it stands, then hand over to whoever came meanwhile."""
         with self._lock:
+            self._lock.wait_for(lambda: not self._drawing or len(self._line) >= LONGEST_LINE, PATIENCE)
             taken, self._line = self._line[:LONGEST_LINE], self._line[LONGEST_LINE:]
         try:
             self._commit(taken)
@@ -74,7 +99,7 @@ class Together:
                 StateError("the server was stopped before the keys were issued."),
             )
         try:
-            commit(self._home, [place.batch for place in taken])
+            refusals = commit_each(self._home, [place.batch for place in taken])
         except Exception as error:  # noqa: BLE001  (it is raised where it belongs)
             if len(taken) == 1:
                 taken[0].error = error
@@ -82,5 +107,5 @@ class Together:
             for place in taken:  # one of them does not go through: each on its own, so that it fails alone
                 self._commit([place])
             return
-        for place in taken:
-            place.error = None
+        for place, refusal in zip(taken, refusals, strict=True):
+            place.error = refusal

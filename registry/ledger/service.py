@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, insert, or_, select, update
+from sqlalchemy import BigInteger, bindparam, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from registry.db import table, unix_now
@@ -31,11 +31,34 @@ COUNTERSIGNATURE = "hallmark/countersignature/1"
 
 _HEAD = 1
 
+_head, _entries = table(LedgerHead), table(LedgerEntry)
+_tiles, _checkpoints = table(LedgerTile), table(LedgerCheckpoint)
+
+# Built once, and without the ORM: every append runs them while it holds the ledger.
+_TAKE_NUMBERS = (
+    update(_head)
+    .where(_head.c.id == _HEAD)
+    .values(size=_head.c.size + bindparam("more", type_=BigInteger))
+    .returning(_head.c.size)
+)
+_ADD_ENTRIES, _ADD_CHECKPOINT = insert(_entries), insert(_checkpoints)
+_READ_TILES = select(_tiles).where(
+    tuple_(_tiles.c.level, _tiles.c.number).in_(bindparam("wanted", expanding=True))
+)
+_ADD_TILES = insert(_tiles).values(
+    level=bindparam("at_level"), number=bindparam("at_number"), hashes=bindparam("content")
+)
+_REPLACE_TILES = (
+    update(_tiles)
+    .where(_tiles.c.level == bindparam("at_level"), _tiles.c.number == bindparam("at_number"))
+    .values(hashes=bindparam("content"))
+)
+
 
 def create(session: Session, identity: Identity) -> None:
     """The empty ledger with its first checkpoint."""
     session.add(LedgerHead(id=_HEAD, size=0))
-    session.execute(insert(table(LedgerCheckpoint)), [_checkpoint_row(identity, 0, merkle.EMPTY_ROOT)])
+    session.execute(_ADD_CHECKPOINT, [_checkpoint_row(identity, 0, merkle.EMPTY_ROOT)])
 
 
 def append(session: Session, identity: Identity, kind: str, digests: Sequence[bytes]) -> int:
@@ -45,16 +68,10 @@ def append(session: Session, identity: Identity, kind: str, digests: Sequence[by
     however many records.
     """
     # One statement takes the lock and the numbers; whoever comes second waits here and then counts on.
-    new: int = session.execute(
-        update(LedgerHead)
-        .where(LedgerHead.id == _HEAD)
-        .values(size=LedgerHead.size + len(digests))
-        .returning(LedgerHead.size)
-        .execution_options(synchronize_session=False)
-    ).scalar_one()
+    new: int = session.execute(_TAKE_NUMBERS, {"more": len(digests)}).scalar_one()
     first, now = new - len(digests), unix_now()
     session.execute(
-        insert(table(LedgerEntry)),
+        _ADD_ENTRIES,
         [
             {"index": first + i, "kind": kind, "digest": digest, "logged_at": now}
             for i, digest in enumerate(digests)
@@ -65,7 +82,7 @@ def append(session: Session, identity: Identity, kind: str, digests: Sequence[by
     _write_tiles(session, changed, edge)
     # The root needs the right edge alone: every full tile left of it is one hash of the level above.
     root = merkle.tree_root(new, _reader({**edge, **changed}))
-    session.execute(insert(table(LedgerCheckpoint)), [_checkpoint_row(identity, new, root)])
+    session.execute(_ADD_CHECKPOINT, [_checkpoint_row(identity, new, root)])
     return first
 
 
@@ -215,22 +232,19 @@ def _read_tiles(session: Session, wanted: Sequence[tuple[int, int]]) -> tiles.Ti
     """Those of the ``wanted`` tiles (level, number) that exist, in one statement."""
     if not wanted:
         return {}
-    places = [and_(LedgerTile.level == level, LedgerTile.number == number) for level, number in wanted]
-    rows = session.execute(select(LedgerTile.level, LedgerTile.number, LedgerTile.hashes).where(or_(*places)))
+    rows = session.execute(_READ_TILES, {"wanted": wanted})
     return {(row.level, row.number): row.hashes for row in rows}
 
 
 def _write_tiles(session: Session, changed: tiles.Tiles, stored: tiles.Tiles) -> None:
     """Store the changed tiles, of which the ``stored`` ones are there already."""
-    rows = [
-        {"level": level, "number": number, "hashes": hashes} for (level, number), hashes in changed.items()
-    ]
-    known = [row for row in rows if (row["level"], row["number"]) in stored]
-    fresh = [row for row in rows if (row["level"], row["number"]) not in stored]
+    rows = [{"at_level": at[0], "at_number": at[1], "content": hashes} for at, hashes in changed.items()]
+    known = [row for row in rows if (row["at_level"], row["at_number"]) in stored]
+    fresh = [row for row in rows if (row["at_level"], row["at_number"]) not in stored]
     if known:
-        session.execute(update(LedgerTile), known)
+        session.execute(_REPLACE_TILES, known)
     if fresh:
-        session.execute(insert(table(LedgerTile)), fresh)
+        session.execute(_ADD_TILES, fresh)
 
 
 def _reader(known: tiles.Tiles) -> merkle.ReadTile:

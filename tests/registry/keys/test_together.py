@@ -3,11 +3,13 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.errors import StateError
 from registry.home import Home
 from registry.keys import service
 from registry.keys.models import UserKey
@@ -68,6 +70,39 @@ def test_one_that_fails_fails_alone(ready: Home) -> None:
     verify_ledger(ready)
 
 
+def test_one_that_is_refused_costs_the_others_nothing(ready: Home) -> None:
+    issuer, line = service.Issuer.open(ready, MODEL, RECIPIENT), Together(ready)
+    drawn = threading.Barrier(8)
+
+    def refuse(_session: Session) -> None:
+        raise StateError("it was issued before.")
+
+    def draw(number: int) -> service.Batch:
+        batch = issuer.draw(1)
+        drawn.wait(20)  # all are known to be coming before the first joins the line
+        return replace(batch, also=refuse) if number == 3 else batch
+
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(line.issue, partial(draw, number)) for number in range(8)]
+        errors = [future.exception() for future in running]
+    assert [i for i, error in enumerate(errors) if error is not None] == [3]
+    assert isinstance(errors[3], StateError)
+    assert len(_stored(ready)) == 7
+    verify_ledger(ready)
+
+
+def test_nobody_waits_for_a_batch_that_is_never_drawn(sqlite_ready: Home) -> None:
+    issuer, line = service.Issuer.open(sqlite_ready, MODEL, RECIPIENT), Together(sqlite_ready)
+
+    def fail() -> service.Batch:
+        raise StateError("no such model.")
+
+    with pytest.raises(StateError, match="no such model"):
+        line.issue(fail)
+    line.issue(lambda: issuer.draw(1))
+    assert len(_stored(sqlite_ready)) == 1
+
+
 def test_a_committer_that_is_stopped_leaves_nobody_waiting(
     sqlite_ready: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,7 +113,7 @@ def test_a_committer_that_is_stopped_leaves_nobody_waiting(
 
     batch = issuer.draw(1)
     with monkeypatch.context() as patch:
-        patch.setattr("registry.keys.together.commit", stop)
+        patch.setattr("registry.keys.together.commit_each", stop)
         with pytest.raises(SystemExit):
             line.commit(batch)
     line.commit(batch)
