@@ -317,7 +317,7 @@ class KeyIndex(Keys):
     def _scored(self, logits: NDArray[np.int32], m: int, mapped: Map) -> Found:
         """The ``m`` best, every key scored."""
         parts = list(mapped(lambda segment: segment.top(logits, m), self.segments))
-        return _joined([(rows + i * SEGMENT, scores) for i, (rows, scores) in enumerate(parts)], m)
+        return joined([(rows + i * SEGMENT, scores) for i, (rows, scores) in enumerate(parts)], m)
 
 
 @contextmanager
@@ -354,7 +354,7 @@ class KeysInTurn(Keys):
     def top_batch(self, logits: Logits, m: int, floors: NDArray[Any] | None = None) -> list[Found]:
         parts = [part.top_batch(logits, m, floors) for part in self._parts]
         return [
-            _joined([(rows + first, s) for first, (rows, s) in zip(self._firsts, one, strict=True)], m)
+            joined([(rows + first, s) for first, (rows, s) in zip(self._firsts, one, strict=True)], m)
             for one in zip(*parts, strict=True)
         ]
 
@@ -431,7 +431,7 @@ def _top(scores: NDArray[Any], m: int) -> tuple[Indices, Scores]:
     return rows[order].astype(np.int64), values[order]
 
 
-def _joined(parts: Sequence[Found], m: int) -> Found:
+def joined(parts: Sequence[Found], m: int) -> Found:
     """The ``m`` best of what parts of a table hold, in whose order their rows are."""
     rows = np.concatenate([rows for rows, _ in parts]) if parts else np.zeros(0, np.int64)
     scores = np.concatenate([scores for _, scores in parts]) if parts else np.zeros(0, np.int64)
@@ -460,4 +460,4 @@ def _better(
         if not len(rows):
             return found
         scores = products[rows].astype(np.int64)
-    return _joined([found, (rows + offset, scores)], m)
+    return joined([found, (rows + offset, scores)], m)

@@ -114,13 +114,15 @@ class SavedIndex:
             chosen.append(longest[row])
         return chosen
 
-    def load(self, threads: int | None = None) -> tuple[KeyIndex, Ids, int]:
+    def load(self, threads: int | None = None, only: range | None = None) -> tuple[KeyIndex, Ids, int]:
         """The index, the id of each row, and the last mark (-1 where nothing is saved).
+
+        Of all segments, or ``only`` of some in a row.
 
         :class:`TrustError` where a file was altered or is sealed under another secret.
         """
         while True:
-            files = self.files()
+            files = self.files() if only is None else self.files()[only.start : only.stop]
             try:
                 opened = [self._opened.get(file.salt) or self._open(file) for file in files]
             except FileNotFoundError:  # replaced by a longer one meanwhile
