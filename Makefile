@@ -9,7 +9,7 @@ PEERS := $(VENV)/peers.stamp
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench assets verifier-pyz clean
+.PHONY: help install demo test lint format docs bench assets verifier-pyz clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -50,6 +50,9 @@ lint: $(INSTALLED) ## Style, types, and the direction of imports
 format: $(INSTALLED) ## Rewrite the sources in the common style
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
+
+docs: $(INSTALLED) ## The documentation as a site, build/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: $(INSTALLED) $(PEERS) ## All benchmarks; QUICK=1 for a short run
 	@for script in attribution verify images issue stylegan2 full_size trace inversion removal peers issue_cost \
