@@ -4,6 +4,7 @@ from registry.accounts import models as _accounts
 from registry.api import repeats as _repeats
 from registry.attribution import models as _attribution
 from registry.c2pa import models as _c2pa
+from registry.cases import models as _cases
 from registry.copies import models as _copies
 from registry.db import Base
 from registry.generators import models as _generators
@@ -21,6 +22,7 @@ __all__ = [
     "_accounts",
     "_attribution",
     "_c2pa",
+    "_cases",
     "_copies",
     "_generators",
     "_jobs",
