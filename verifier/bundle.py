@@ -46,6 +46,7 @@ from numpy.typing import NDArray
 from verifier import certificate, merkle, signing
 from verifier.archive import Archive, ArchiveWriter, Source
 from verifier.errors import InputError, TrustError
+from verifier.phi import KEY_ID_BYTES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -328,6 +329,7 @@ class Bundle:
     checkpoint: merkle.Checkpoint
     revocations: dict[str, Revocation]
     pinned: bool
+    manifest: signing.Document
 
     def __init__(
         self, archive: Archive, trust: str | None, now: float, auditor: X25519PrivateKey | None = None
@@ -345,6 +347,7 @@ class Bundle:
             )
         document = _parse_json(archive, MANIFEST)
         manifest = signing.verify(document, self.key, SCHEMA)
+        self.manifest = document
         try:
             self.created_at, self.expires_at = manifest["created_at"], manifest["expires_at"]
             self.serial = int(manifest["serial"])
@@ -479,13 +482,49 @@ class Bundle:
         """The certificate of a record, after its signature and its place in the ledger were verified."""
         document = certificate_document(self.registry, model, record)
         parsed = certificate.Certificate.parse(document, self.key)
+        self._inclusion(parsed.key_id, document, record)
+        return parsed
+
+    def proved(self, model: BundleModel, record: np.void) -> tuple[signing.Document, dict[str, Any]]:
+        """The signed certificate of a record, and the proof of its inclusion (:mod:`verifier.proof`)."""
+        document = certificate_document(self.registry, model, record)
+        parsed = certificate.Certificate.parse(document, self.key)
+        path = self._inclusion(parsed.key_id, document, record)
+        return document, {
+            "schema": "hallmark/inclusion/1",
+            "registry": self.registry,
+            "public_key": signing.public_text(self.key),
+            "size": self.checkpoint.size,
+            "root": self.checkpoint.root.hex(),
+            "checkpoint": bytes(self.read(CHECKPOINT)).decode(),
+            "index": int(record["ledger_index"]),
+            "kind": certificate.SCHEMA,
+            "digest": certificate.leaf(document).hex(),
+            "proof": [value.hex() for value in path],
+        }
+
+    def find(self, key_id: str) -> tuple[BundleModel, int] | None:
+        """The model and row of a key in the key tables, if it is there."""
+        for model in self.models:
+            if self.has_keys(model) and len(wanted := bytes.fromhex(key_id)) == KEY_ID_BYTES:
+                rows = (self.records(model)["key_id"] == np.frombuffer(wanted, np.uint8)).all(axis=1)
+                if rows.any():
+                    return model, int(np.argmax(rows))
+        return None
+
+    def network_of(self, digest: str | None) -> BundleModel | None:
+        """The model whose network has this SHA-256 (hex), if there is one."""
+        return next((m for m in self.models if self.digest(f"{m.folder}/network.onnx") == digest), None)
+
+    def _inclusion(self, key_id: str, document: signing.Document, record: np.void) -> list[bytes]:
+        """The audit path of a record's certificate, verified."""
         index, size = int(record["ledger_index"]), self.checkpoint.size
         if not 0 <= index < size:
-            raise TrustError(f"key {parsed.key_id}: ledger entry {index} lies beyond the checkpoint ({size})")
-        proof = merkle.inclusion_proof(index, size, self._read_tile)
+            raise TrustError(f"key {key_id}: ledger entry {index} lies beyond the checkpoint ({size})")
+        path = merkle.inclusion_proof(index, size, self._read_tile)
         leaf = merkle.leaf_hash(certificate.leaf(document))
-        merkle.verify_inclusion(leaf, index, size, proof, self.checkpoint.root)
-        return parsed
+        merkle.verify_inclusion(leaf, index, size, path, self.checkpoint.root)
+        return path
 
     def _secret(self, name: str) -> memoryview:
         """A member of a key table; if it is encrypted, opened into memory once."""

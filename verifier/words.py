@@ -165,7 +165,8 @@ def limits(finding: Finding) -> list[str]:
         "to in its certificate. It holds for any image, network and editing; a poor network loses "
         "attributions, it does not cause false ones.",
         f"It is a bound for this run: {alpha(evidence.alpha)} that anybody at all is named falsely"
-        + (f", shared by the {count(evidence.groups)} tests of the run." if evidence.groups > 1 else "."),
+        + (f", shared by the {count(evidence.groups)} tests of the run." if evidence.groups > 1 else ".")
+        + " How many other runs were made, nobody can see from a finding.",
     ]
     if finding.attributed:
         told.append(

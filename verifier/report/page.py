@@ -85,7 +85,7 @@ def _head(report: Report) -> Iterator[Fact]:
         yield Fact("by", report.signer.name or "the holder of the key below")
     if report.case is not None:
         opened = f", opened {report.case.opened_at}" if report.case.opened_at else ""
-        yield Fact("case", f"{report.case.id}: {report.case.title}{opened}")
+        yield Fact("case", f"{': '.join(filter(None, (report.case.id, report.case.title)))}{opened}")
     yield Fact("registry", report.origin.registry, code=True)
     images = {image.sha256 for e in report.exhibits for image in e.finding.images if image.sha256}
     yield Fact("subject", f"{_plural(len(images), 'image')}, {_plural(len(report.exhibits), 'finding')}")
