@@ -44,7 +44,7 @@ from verifier.finding import (
     ModelEntry,
     NetworkEntry,
 )
-from verifier.network import VECTORS, Network, NetworkSpec, Pose, Reading
+from verifier.network import VECTORS, Network, NetworkSpec, Package, Pose, Reading
 from verifier.reading import Reader, ReadImage, file_at, in_parallel
 from verifier.resolve import AdaptiveKeys, Keys
 
@@ -216,6 +216,16 @@ class Checker(ABC):
             elapsed_ms = round(1000 * (time.perf_counter() - began) / len(judged), 1)
             yield from (replace(finding, elapsed_ms=elapsed_ms) for finding in judged)
 
+    @property
+    @abstractmethod
+    def sources(self) -> list[tuple[Bundle, BundleModel]]:
+        """Where each of the ``networks`` comes from."""
+
+    @abstractmethod
+    def named(self, finding: Finding) -> dict[str, tuple[str, int, int | None]]:
+        """For each copy of a finding, by its name: its model, the model's version, the certificate's place
+        in the ledger. A set's copies may be of several models."""
+
     def judge(self, groups: Sequence[Group], alpha: float, of: int) -> list[Finding]:
         """The findings of groups that were read before; ``alpha`` is shared by ``of`` groups in all."""
         return list(self._judge(groups, replace(self._tested, alpha=alpha, groups=of)))
@@ -258,6 +268,7 @@ class Verifier(Checker):
         if not bundle.models:
             raise InputError("the bundle holds no model.", "Export it again after `registry model add`.")
         self._models = [_open_model(bundle, entry, device, int(parallel)) for entry in bundle.models]
+        self._named: dict[str, tuple[str, int, int | None]] = {}  # of copies in findings so far
         self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
         tested = EvidenceEntry(bundle.models[0].bits, self.hypotheses, ALPHA, 1)
         super().__init__(bundle, [model.network for model in self._models], tested, parallel)
@@ -274,6 +285,13 @@ class Verifier(Checker):
     ) -> Verifier:
         """Open a bundle file; see :meth:`Bundle.open` for ``trust``, ``auditor`` and the errors raised."""
         return cls(Bundle.open(path, trust, auditor=auditor), device, parallel)
+
+    @property
+    def sources(self) -> list[tuple[Bundle, BundleModel]]:
+        return [(self.bundle, model.entry) for model in self._models]
+
+    def named(self, finding: Finding) -> dict[str, tuple[str, int, int | None]]:
+        return {copy.name: self._named[copy.name] for copy in finding.copies}
 
     def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
         self.bundle.verify()  # from here on the key table is used
@@ -377,6 +395,8 @@ class Verifier(Checker):
         certificate = self.bundle.certificate(model.entry, record)
         sha256 = record["copy_sha256"].tobytes()
         signs = model.keys.signs(match.row)
+        place = int(record["ledger_index"])
+        self._named[certificate.copy_id] = (model.entry.name, model.entry.version, place)
         return CopyEntry(
             id=certificate.copy_id,
             key_id=certificate.key_id,
@@ -413,14 +433,19 @@ class Verifier(Checker):
         return entries
 
 
-def open_network(bundle: Bundle, entry: BundleModel, device: str, threads: int = 0) -> Network:
-    """The network of a bundle's model on ``device``; for errors see :class:`verifier.network.Network`."""
+def network_package(bundle: Bundle, entry: BundleModel) -> Package:
+    """The network package of a bundle's model."""
     spec = NetworkSpec.parse(bundle.read_json(f"{entry.folder}/network.json"))
     if (spec.bits, spec.basis) != (entry.bits, entry.basis):
         raise TrustError(f"the network of model {entry.name} was made for another fingerprint basis")
     name, vectors = f"{entry.folder}/network.onnx", f"{entry.folder}/{VECTORS}"
-    known = bundle.read(vectors) if bundle.holds(vectors) else None
-    return Network(bundle.read(name), spec, device, bundle.digest(name), known, threads)
+    known = bytes(bundle.read(vectors)) if bundle.holds(vectors) else None
+    return Package(bytes(bundle.read(name)), spec, bundle.digest(name), known)
+
+
+def open_network(bundle: Bundle, entry: BundleModel, device: str, threads: int = 0) -> Network:
+    """The network of a bundle's model on ``device``; for errors see :class:`verifier.network.Network`."""
+    return network_package(bundle, entry).open(device, threads)
 
 
 def _open_model(bundle: Bundle, entry: BundleModel, device: str, threads: int) -> _Model:

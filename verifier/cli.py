@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from verifier.bundle import Bundle
     from verifier.check import Checker
     from verifier.display import Row
+    from verifier.scan import Progress as ScanProgress
     from verifier.update import Progress
 
 ATTRIBUTED, NOT_ATTRIBUTED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 4, 130
@@ -109,58 +110,70 @@ def home_option(command: Command) -> Command:
     )(command)
 
 
+_CHECKER_OPTIONS = (
+    click.option(
+        "--bundle",
+        envvar="HALLMARK_BUNDLE",
+        metavar="FILE",
+        type=click.Path(),
+        help="Bundle from `registry bundle export`, with keys unless a registry is asked [default: what "
+        "`verifier update` fetched].  [env: HALLMARK_BUNDLE]",
+    ),
+    click.option(
+        "--registry",
+        "url",
+        metavar="URL",
+        help="Ask this registry: images are read here, and only the readings are sent. Its token is taken "
+        "from HALLMARK_TOKEN.",
+    ),
+    click.option("--token-file", metavar="FILE", type=click.Path(), help="Take the token from this file."),
+    click.option(
+        "--key",
+        envvar="HALLMARK_KEY",
+        metavar="FILE",
+        type=click.Path(),
+        help="Your private key (`verifier key new`), for a bundle whose keys are encrypted to it.  "
+        "[env: HALLMARK_KEY]",
+    ),
+    home_option,
+    click.option(
+        "--alpha",
+        default=1e-6,
+        show_default=True,
+        help="Bound on the probability that this run names anyone falsely.",
+    ),
+    click.option(
+        "--trust",
+        envvar="HALLMARK_TRUST",
+        metavar="REGISTRY_ID",
+        help="Accept only this registry's bundle.  [env: HALLMARK_TRUST]",
+    ),
+    click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda[:N]|tensorrt",
+        help="Where the network runs; what does not start is an error (see `verifier doctor`).",
+    ),
+    click.option(
+        "--no-pose-search",
+        is_flag=True,
+        help="Read images as they are; faster, but crops are rarely recognised.",
+    ),
+)
+
+
+def checker_options(command: Command) -> Command:
+    """What `check` and `scan` have in common: whose keys, which device, how images are read."""
+    for option in reversed(_CHECKER_OPTIONS):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
-@click.option(
-    "--bundle",
-    envvar="HALLMARK_BUNDLE",
-    metavar="FILE",
-    type=click.Path(),
-    help="Bundle from `registry bundle export`, with keys unless a registry is asked [default: what "
-    "`verifier update` fetched].  [env: HALLMARK_BUNDLE]",
-)
-@click.option(
-    "--registry",
-    "url",
-    metavar="URL",
-    help="Ask this registry: images are read here, and only the readings are sent. Its token is taken from "
-    "HALLMARK_TOKEN.",
-)
-@click.option("--token-file", metavar="FILE", type=click.Path(), help="Take the token from this file.")
-@click.option(
-    "--key",
-    envvar="HALLMARK_KEY",
-    metavar="FILE",
-    type=click.Path(),
-    help="Your private key (`verifier key new`), for a bundle whose keys are encrypted to it.  "
-    "[env: HALLMARK_KEY]",
-)
-@home_option
 @click.option("--set", "as_set", is_flag=True, help="Test all images together, as one set of one source.")
-@click.option(
-    "--alpha",
-    default=1e-6,
-    show_default=True,
-    help="Bound on the probability that this run names anyone falsely.",
-)
-@click.option(
-    "--trust",
-    envvar="HALLMARK_TRUST",
-    metavar="REGISTRY_ID",
-    help="Accept only this registry's bundle.  [env: HALLMARK_TRUST]",
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda[:N]|tensorrt",
-    help="Where the network runs; what does not start is an error (see `verifier doctor`).",
-)
-@click.option(
-    "--no-pose-search",
-    is_flag=True,
-    help="Read images as they are; faster, but crops are rarely recognised.",
-)
+@checker_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per finding, a line each.")
 def check(
     images: Sequence[str],
@@ -187,13 +200,7 @@ def check(
     """
     import json
 
-    if token_file is not None and url is None:
-        raise click.UsageError("--token-file goes with --registry.")
-    bundles = _bundles(bundle, url, home, trust, key)
-    many = len(images) >= MANY
-    verifier = (
-        _offline(bundles, device, many) if url is None else _online(bundles, url, token_file, device, many)
-    )
+    verifier = _checker(bundle, url, token_file, key, home, trust, device, parallel=len(images) >= MANY)
     note = _trust_note(verifier.bundle.registry, verifier.bundle.pinned)
     if as_json and not verifier.bundle.pinned:
         _complain(note)
@@ -216,6 +223,130 @@ def check(
         asked = "" if url is None else f" {url} was asked with the readings alone."
         click.echo(f"{note} Read on {verifier.device}{why}.{asked}")
     return code
+
+
+@cli.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option(
+    "--out", required=True, metavar="FILE.parquet", type=click.Path(), help="The table of findings."
+)
+@click.option(
+    "--group",
+    "rule",
+    type=click.Choice(["source", "folder", "none"]),
+    default="source",
+    show_default=True,
+    help="What is tested together: files of a folder that were made alike, a folder's files, or nothing.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Read on this machine, or on a Ray cluster (pip install 'hallmark[scan]').",
+)
+@click.option("--address", metavar="ADDRESS", help="The Ray cluster [default: one of this machine alone].")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Images read at a time [default: processors of this machine].",
+)
+@click.option("--so-far", is_flag=True, help="Judge what an interrupted scan has read, and keep its journal.")
+@checker_options
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+def scan(
+    sources: Sequence[str],
+    out: str,
+    rule: str,
+    engine: str,
+    address: str | None,
+    workers: int | None,
+    so_far: bool,
+    bundle: str | None,
+    url: str | None,
+    token_file: str | None,
+    key: str | None,
+    home: str,
+    alpha: float,
+    trust: str | None,
+    device: str,
+    no_pose_search: bool,
+    as_json: bool,
+) -> int:
+    """Tell whose copies made any of very many images, as a table.
+
+    Each SOURCE is a folder, an image, an archive (zip, tar, tar.gz, .bz2, .xz), a quoted pattern, a text
+    file with a source a line, or s3://bucket/prefix. Images are put into groups by what can be told without
+    keys, and tested together as well as each alone; --alpha bounds the probability that the whole scan names
+    anyone falsely.
+
+    FILE.parquet.journal keeps what was read. Ctrl-C stops, and the same command goes on where it stopped.
+
+    Exit codes: 0 the table is written (images that could not be read are in it), 2 bad input, 3 the bundle
+    cannot be trusted, 4 internal error, 130 interrupted.
+    """
+    import json
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    from verifier.errors import InputError
+
+    if find_spec("pyarrow") is None:
+        raise InputError("`verifier scan` needs pyarrow.", "Run `pip install 'hallmark[scan]'`.")
+    if address is not None and engine != "ray":
+        raise click.UsageError("--address goes with --engine ray.")
+    from verifier.display import summary_rows
+    from verifier.scan import Stopped
+    from verifier.scan import scan as scan_sources
+
+    checker = _checker(bundle, url, token_file, key, home, trust, device, parallel=True)
+    note = _trust_note(checker.bundle.registry, checker.bundle.pinned)
+    if as_json and not checker.bundle.pinned:
+        _complain(note)
+    with _stages() as progress:
+        try:
+            summary = scan_sources(
+                sources,
+                Path(out),
+                checker,
+                alpha=alpha,
+                pose_search=not no_pose_search,
+                rule=rule,
+                engine=engine,
+                workers=workers,
+                address=address,
+                so_far=so_far,
+                progress=progress,
+            )
+        except Stopped as stopped:
+            _complain(str(stopped))
+            return INTERRUPTED
+    if as_json:
+        click.echo(json.dumps(summary.document()))
+    else:
+        _print_rows(summary_rows(summary))
+        click.echo(note)
+    return 0
+
+
+def _checker(
+    bundle: str | None,
+    url: str | None,
+    token_file: str | None,
+    key: str | None,
+    home: str,
+    trust: str | None,
+    device: str,
+    parallel: bool,
+) -> Checker:
+    """Who judges: this device with the keys of a bundle, or a registry."""
+    if token_file is not None and url is None:
+        raise click.UsageError("--token-file goes with --registry.")
+    bundles = _bundles(bundle, url, home, trust, key)
+    if url is None:
+        return _offline(bundles, device, parallel)
+    return _online(bundles, url, token_file, device, parallel)
 
 
 def _bundles(
@@ -458,6 +589,94 @@ def proof(proof: str, trust: str, record: str | None, seen: str | None) -> int:
 
 
 @cli.command()
+@click.argument("files", nargs=-1, required=True, metavar="FINDING.json...", type=click.Path())
+@click.option(
+    "--out",
+    "outs",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(),
+    help="Page (.html), document (.pdf) or the signed data alone (.json) to write; may be repeated.",
+)
+@click.option("--check", "checking", is_flag=True, help="Check reports instead of making one.")
+@click.option(
+    "--images",
+    multiple=True,
+    metavar="FOLDER|FILE",
+    type=click.Path(),
+    help="Where the images are, under whatever names [default: beside the finding].",
+)
+@click.option(
+    "--bundle",
+    envvar="HALLMARK_BUNDLE",
+    metavar="FILE",
+    type=click.Path(),
+    help="The registry's bundle [default: what `verifier update` fetched].  [env: HALLMARK_BUNDLE]",
+)
+@click.option(
+    "--auditor-key",
+    envvar="HALLMARK_KEY",
+    metavar="FILE",
+    type=click.Path(),
+    help="Your private key for a bundle whose keys are encrypted to it.  [env: HALLMARK_KEY]",
+)
+@click.option(
+    "--opening",
+    "openings",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(),
+    help="Opened commitment (`registry key open`); may be repeated.",
+)
+@click.option(
+    "--key",
+    metavar="FILE",
+    type=click.Path(),
+    help="Sign with this Ed25519 private key: PEM or OpenSSH [default: a draft that nobody signed].",
+)
+@click.option("--name", default="", metavar="TEXT", help="In whose name the report is signed.")
+@click.option("--title", default="Report on the origin of images", show_default=True, metavar="TEXT")
+@click.option("--case", metavar="TEXT", help="Number or name of the case, to be printed.")
+@click.option("--note", "notes", multiple=True, metavar="TEXT", help="A remark to print; may be repeated.")
+@click.option(
+    "--show-bits",
+    is_flag=True,
+    help="Print the keys' bits from the bundle's key table: every reader can then forge these fingerprints.",
+)
+@click.option(
+    "--trust",
+    envvar="HALLMARK_TRUST",
+    metavar="REGISTRY_ID",
+    help="The registry that you trust.  [env: HALLMARK_TRUST]",
+)
+@click.option("--signer", metavar="SHA256", help="With --check: the key that must have signed the report.")
+@click.option("--offline", is_flag=True, help="With --check: ask nobody, which is how it is always done.")
+@home_option
+@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|tensorrt")
+@click.option("--json", "as_json", is_flag=True, help="With --check: print one JSON object per report.")
+def report(checking: bool, files: Sequence[str], **options: Any) -> int:
+    """Write findings as a signed report, or check one.
+
+    FINDING.json is what `verifier check --json` printed. The images are read again, and with the key table
+    or an opened commitment the evidence is computed again, before anything is written. A FINDING.json may
+    also be a report: then it is laid out anew, as it was signed.
+
+    With --check the files are reports (HTML, PDF or JSON). Everything that they state is compared with the
+    images, the bundle (which needs no keys) and what the registry signed, line by line.
+
+    Exit codes: 0 written, or everything in the report holds; 1 what could be checked holds, but not
+    everything could be; 2 bad input; 3 something does not hold; 4 internal error; 130 interrupted.
+    """
+    from verifier.report import commands
+
+    if checking and (options["outs"] or options["key"]):
+        raise click.UsageError("--check writes nothing: leave out --out and --key.")
+    if not checking and not options["outs"]:
+        raise click.UsageError("name a file to write with --out, or --check.")
+    return commands.check(files, **options) if checking else commands.make(files, **options)
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(as_json: bool) -> int:
     """Tell what this installation can do: versions, processor, devices, image formats.
@@ -540,6 +759,70 @@ class _Bar(_Silent):
 
 def _progress(images: int) -> _Silent:
     return _Bar(images) if images > 1 and sys.stderr.isatty() else _Silent()
+
+
+PLAIN_EVERY = 30.0  # seconds between lines of progress where there is no terminal
+
+
+@contextmanager
+def _stages() -> Iterator[ScanProgress]:
+    """Each stage of a scan as a bar with its rate and the time left, or as a line now and then."""
+    if not sys.stderr.isatty():
+        yield _lines
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate())
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+
+        def begin(stage: str, total: int | None = None) -> Callable[[int], None]:
+            for task in bar.task_ids:
+                bar.remove_task(task)
+            task = bar.add_task(stage, total=total)
+            return lambda count: bar.advance(task, count)
+
+        yield begin
+
+
+def _lines(stage: str, total: int | None = None) -> Callable[[int], None]:
+    """Progress as lines on standard error, one every PLAIN_EVERY seconds."""
+    import time
+
+    began = told = time.monotonic()
+    done = before = -1
+
+    def step(count: int) -> None:
+        nonlocal done, before, told
+        first = done < 0
+        done = count if first else done + count
+        before = count if first and total is not None else max(before, 0)
+        now = time.monotonic()
+        if now - told < PLAIN_EVERY:
+            return
+        told, rate = now, (done - before) / (now - began)
+        of = "" if total is None else f" of {total:,}"
+        left = "" if total is None or rate <= 0 else f", {(total - done) / rate / 60:.0f} min left"
+        _complain(f"{stage} {done:,}{of}, {rate:,.1f}/s{left}")
+
+    return step
 
 
 @contextmanager

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from verifier.bundle import Bundle
     from verifier.finding import CopyEntry, Finding, ImageEntry
     from verifier.inspect import Inspection
+    from verifier.scan import Summary
 
 _LABEL_WIDTH = 14
+SHOWN_MOST = 20  # models and recipients of a scan that are listed on a terminal
 _PROVISIONAL = "the registry saw this device's readings, not the image; a signed report needs the image"
 
 
@@ -154,6 +156,29 @@ def inspection_rows(inspection: Inspection) -> list[Row]:
     if inspection.delivered is not None:
         told: dict[bool, Any] = {True: "the recorded delivery", False: "NOT the recorded delivery"}
         rows.append(Row("delivered", told[inspection.delivered], "" if inspection.delivered else "red"))
+    return rows
+
+
+def summary_rows(summary: Summary) -> list[Row]:
+    """What came of a scan."""
+    state = "" if summary.complete else " (of what was read so far)"
+    rows = [
+        Row("", f"{summary.images:,} images in {summary.groups:,} groups{state}: {summary.out}", "green"),
+        Row("attributed", f"{summary.attributed:,} images by themselves", "bold"),
+        Row(
+            "in groups", f"{summary.in_attributed_groups:,} more in groups of which some image is attributed"
+        ),
+        Row("undecided", f"{summary.undecided:,}"),
+    ]
+    if summary.passed_over:
+        rows.append(Row("passed over", f"{summary.passed_over:,} files that are no images"))
+    rows += [Row("not read", f"{count:,}: {kind}", "red") for kind, count in summary.by_error.items()]
+    for label, found in (("model", summary.by_model), ("recipient", summary.by_recipient)):
+        shown = list(found.items())[:SHOWN_MOST]
+        rows += [Row(label, f"{n}: {c['images']:,} images, {c['groups']:,} groups") for n, c in shown]
+        if len(found) > SHOWN_MOST:
+            rows.append(Row(label, f"and {len(found) - SHOWN_MOST:,} more, in the table"))
+    rows.append(Row("alpha", f"{summary.alpha:g} for the whole scan, shared by {summary.groups:,} groups"))
     return rows
 
 

@@ -174,6 +174,20 @@ class Reading:
     confidence: float
 
 
+@dataclass(frozen=True)
+class Package:
+    """A network package's contents: the ONNX file, its description and digest, and the test vectors."""
+
+    onnx: bytes
+    spec: NetworkSpec
+    digest: str
+    vectors: bytes | None = None
+
+    def open(self, device: str, threads: int = 0) -> Network:
+        """The network on a device; for ``threads`` and errors see :class:`Network`."""
+        return Network(self.onnx, self.spec, device, self.digest, self.vectors, threads)
+
+
 class Network:
     """A network package on one device."""
 

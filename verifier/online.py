@@ -93,6 +93,14 @@ class OnlineVerifier(Checker):
         tested = EvidenceEntry(first.entry.bits, 0, ALPHA, 1)
         super().__init__(first.bundle, [target.network for target in self._targets], tested, parallel)
 
+    @property
+    def sources(self) -> list[tuple[Bundle, BundleModel]]:
+        return [(target.bundle, target.entry) for target in self._targets]
+
+    def named(self, finding: Finding) -> dict[str, tuple[str, int, int | None]]:
+        model = finding.model
+        return {copy.name: (model.name, model.version, None) for copy in finding.copies if model}
+
     def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
         if tested.alpha > ALPHA:
             raise InputError(f"a registry answers at an alpha of {ALPHA:g} at most.", "Lower --alpha.")

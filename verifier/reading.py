@@ -7,8 +7,8 @@
     for batch in in_parallel(reader.read, batches, workers=8): ...
 
 Decoders and onnxruntime leave the interpreter alone while they work, so threads are enough: each takes a
-batch from its files to its readings, with a session that uses one thread for a run. That is as fast as handing
-batches from decoders to one session with many threads, and nobody waits for anybody.
+batch from its files to its readings, with a session that uses one thread for a run. That is as fast as
+handing batches from decoders to one session with many threads, and nobody waits for anybody.
 """
 
 from __future__ import annotations
