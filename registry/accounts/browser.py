@@ -16,6 +16,7 @@ from registry.accounts import sessions
 from registry.accounts.passkeys import Site
 from registry.accounts.settings import LOCAL_HOSTS
 from registry.accounts.signin import SignedIn
+from registry.addresses import counted_as
 from registry.api.access import account_settings, csrf_given, limiter, principal, web_session
 from registry.api.limits import SIGN_IN
 from registry.errors import AuthenticationError, ForbiddenError
@@ -65,7 +66,7 @@ def owing_session() -> sessions.Current:
 
 def count_sign_in() -> None:
     """Count an attempt to sign in from this address."""
-    limiter().hit(SIGN_IN, request.remote_addr or "")
+    limiter().hit(SIGN_IN, counted_as(request.remote_addr))
 
 
 def reply(document: dict[str, Any], status: int = 200) -> Response:

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError as DuplicateError
 from sqlalchemy.orm import Session
 
 from registry.accounts.models import SignInAttempts
+from registry.addresses import counted_as
 from registry.db import unix_now
 from registry.errors import ThrottledError
 from registry.home import Home
@@ -49,7 +50,7 @@ def account(name: str) -> Source:
 
 def address(remote: str | None) -> Source:
     """Attempts from one address, which many people may share."""
-    return Source("address", remote or "", 30)
+    return Source("address", counted_as(remote), 30)
 
 
 def wait_after(failures: int, free: int) -> int:

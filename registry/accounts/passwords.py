@@ -8,6 +8,7 @@ Hashes made with older parameters are replaced at the next sign-in (:func:`outda
 
 from __future__ import annotations
 
+import threading
 import unicodedata
 
 from argon2 import PasswordHasher
@@ -18,7 +19,11 @@ from registry.errors import InputError, StateError
 SHORTEST, LONGEST = 12, 200
 """Characters. Length is what resists guessing (NIST SP 800-63B); composition rules are not imposed."""
 
+AT_ONCE = 2
+"""Passwords that a process hashes at a time, each in 64 MiB: more wait, and no crowd exhausts the memory."""
+
 _hasher = PasswordHasher()
+_turn = threading.BoundedSemaphore(AT_ONCE)
 _NOBODY = _hasher.hash("nobody has this password")
 
 
@@ -36,13 +41,15 @@ def check_password(name: str, password: str) -> None:
 
 def hash_password(password: str) -> str:
     """The hash to store, with its salt and parameters."""
-    return _hasher.hash(_normal(password))
+    with _turn:
+        return _hasher.hash(_normal(password))
 
 
 def verify(stored: str | None, password: str) -> bool:
     """Whether ``password`` is the one behind ``stored``; without one, as much work is done for nothing."""
     try:
-        _hasher.verify(stored or _NOBODY, _normal(password))
+        with _turn:
+            _hasher.verify(stored or _NOBODY, _normal(password))
     except (VerificationError, InvalidHashError):
         return False
     return stored is not None

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from registry.accounts.models import SecurityEvent
 from registry.accounts.permissions import Principal
+from registry.addresses import counted_as
 from registry.db import unix_now
 from registry.home import Home
 from verifier.bundle import utc
@@ -126,8 +127,8 @@ def record(
 def log(home: Home, kind: str, *, source: Source | None = None, **said: Any) -> None:
     """As :func:`record` in a transaction of its own: for refusals, whose own one is rolled back."""
     source = source or present()
-    who = source.address if source.organisation is None else source.actor
-    if not _refusals.hit(REFUSALS, kind, who or ""):
+    who = counted_as(source.address) if source.organisation is None else source.actor
+    if not _refusals.hit(REFUSALS, kind, who):
         return
     with home.database.write() as session:
         record(session, kind, source=source, **said)

@@ -24,6 +24,7 @@ from registry.accounts.permissions import Permission, Principal
 from registry.accounts.security import Event
 from registry.accounts.sessions import CSRF_FIELD, CSRF_HEADER, Current
 from registry.accounts.settings import AccountSettings
+from registry.addresses import counted_as
 from registry.api.limits import REQUESTS, STRANGERS, Limiter
 from registry.api.problems import Problem
 from registry.errors import ForbiddenError
@@ -155,10 +156,10 @@ def _admit() -> Response | None:
     try:
         found = _authenticated(needed)
     except Problem:
-        limiter().hit(STRANGERS, request.remote_addr or "")
+        limiter().hit(STRANGERS, counted_as(request.remote_addr))
         raise
     if found is None:
-        limiter().hit(STRANGERS, request.remote_addr or "")
+        limiter().hit(STRANGERS, counted_as(request.remote_addr))
     else:
         g.principal = found
         limiter().hit(REQUESTS, found.label)

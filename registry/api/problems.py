@@ -54,18 +54,27 @@ _TYPES = {
     404: "not-found",
     405: "method-not-allowed",
     406: "not-acceptable",
+    408: "timed-out",
     409: "conflict",
     410: "gone",
     412: "precondition-failed",
     413: "too-large",
+    414: "too-large",
     415: "unsupported-media-type",
     416: "range-not-satisfiable",
     422: "invalid-input",
     428: "precondition-required",
     429: "too-many-requests",
+    431: "too-large",
     500: "internal-error",
     503: "unavailable",
 }
+
+_WORDS = {
+    404: "there is nothing at this address.",
+    405: "this address does not take requests with this method.",
+}
+"""Where the framework refuses on its own account."""
 
 log = structlog.get_logger(__name__)
 
@@ -99,6 +108,21 @@ class Problem(RegistryError):  # noqa: N818  (the term of RFC 9457)
         self.status, self.headers = status, headers or {}
 
 
+def describe(
+    status: int, detail: str, hint: str = "", errors: list[FieldProblem] | None = None, request_id: str = ""
+) -> ProblemDetails:
+    """The document of one problem."""
+    return ProblemDetails(
+        type=f"urn:hallmark:problem:{_TYPES.get(status, 'error')}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        hint=hint,
+        request_id=request_id,
+        errors=errors or [],
+    )
+
+
 def respond(
     status: int,
     detail: str,
@@ -107,15 +131,7 @@ def respond(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """The response for one problem."""
-    document = ProblemDetails(
-        type=f"urn:hallmark:problem:{_TYPES.get(status, 'error')}",
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        hint=hint,
-        request_id=getattr(g, "request_id", ""),
-        errors=errors or [],
-    )
+    document = describe(status, detail, hint, errors, getattr(g, "request_id", ""))
     show = current_app.extensions.get(PAGES)
     page: Response | None = None if show is None else show(document, headers or {})
     if page is not None:
@@ -186,7 +202,8 @@ def _http_error(error: HTTPException) -> Response:
     if error.response is not None:  # a response somebody made on purpose
         return make_response(error.response)
     status = error.code or 500
-    detail = error.description or HTTPStatus(status).phrase
+    said = error.description != type(error).description
+    detail = (error.description if said else _WORDS.get(status)) or f"{HTTPStatus(status).phrase}."
     hint = ""
     if isinstance(error, RequestEntityTooLarge):
         limit = request.max_content_length

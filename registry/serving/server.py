@@ -9,16 +9,19 @@ step or after ``grace`` seconds, running jobs stop between two steps and wait fo
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from flask import Flask
+from gunicorn import util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
@@ -26,6 +29,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from prometheus_client import multiprocess
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from registry.api import problems
 from registry.api.shutdown import stopping
 from registry.app import create_app
 from registry.home import Home
@@ -111,6 +115,23 @@ def application(home: Home) -> Flask:
 
 def _forget(_arbiter: Arbiter, worker: ThreadWorker) -> None:
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def _refuse(connection: socket.socket, status: int, _reason: str, _message: str) -> None:
+    """Answer what is no request that can be read, and so never reaches the application.
+
+    What gunicorn has to say quotes the request: its log has it, redacted, and the answer has not.
+    """
+    detail = "something went wrong here." if status >= 500 else "this is no well-formed request."
+    body = problems.describe(status, detail).model_dump_json().encode()
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+        f"Content-Type: {problems.MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    util.write_nonblock(connection, head.encode("ascii") + body)
+
+
+util.write_error = _refuse  # gunicorn's own is a page of HTML
 
 
 class _Worker(ThreadWorker):  # type: ignore[misc]

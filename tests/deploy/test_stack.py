@@ -174,8 +174,16 @@ def test_tls_is_forced_and_answers_are_protected(stack: Stack) -> None:
         assert headers["Server"] == "nginx"
 
 
-def test_too_much_is_refused_by_nginx(stack: Stack) -> None:
-    assert stack.request("POST", "/api/v1/keys", data=b"x" * (3 << 20)).status_code == 413
+def test_what_nginx_refuses_is_a_problem_document_too(stack: Stack) -> None:
+    refused = [
+        (413, stack.request("POST", "/api/v1/keys", data=b"x" * (3 << 20))),
+        (404, stack.request("GET", "/metrics")),
+        (400, stack.request("GET", "/api/v1/models/%00")),
+    ]
+    for status, answer in refused:
+        assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/problem+json")
+        assert answer.json()["status"] == status
+        assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
 
 
 def test_what_a_client_claims_about_its_address_is_not_believed(stack: Stack) -> None:
@@ -211,3 +219,6 @@ def test_the_server_ends_without_an_error(stack: Stack) -> None:
     stack.server.send_signal(signal.SIGTERM)
     assert stack.server.wait(60) == 0
     assert "Traceback" not in (stack.folder / "server.log").read_text()
+    gone = stack.request("GET", "/api/v1/models")
+    assert (gone.status_code, gone.json()["type"]) == (502, "urn:hallmark:problem:unavailable")
+    assert gone.headers["Retry-After"] == "2"

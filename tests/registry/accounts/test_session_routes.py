@@ -247,6 +247,19 @@ def test_sign_in_is_limited_by_address(sqlite_home: Home) -> None:
     assert elsewhere.status_code == 200
 
 
+def test_a_subscriber_of_ipv6_counts_once_from_all_his_addresses(sqlite_home: Home) -> None:
+    with (sqlite_home.settings.home / "config.toml").open("a") as file:
+        file.write('\n[limits]\nsign_in = "3/minute"\n')
+    client = Browser(sqlite_home).client
+
+    def answered(address: str) -> int:
+        wrong = {"name": "nobody", "password": "wrong"}
+        return client.post("/api/v1/session", json=wrong, environ_base={"REMOTE_ADDR": address}).status_code
+
+    assert [answered(f"2001:db8::{i}:1") for i in range(1, 5)] == [401, 401, 401, 429]
+    assert answered("2001:db8:0:1::1") == 401
+
+
 def test_old_hashes_are_renewed_at_sign_in(sqlite_browser: Browser, sqlite_home: Home) -> None:
     from argon2 import PasswordHasher
 

@@ -48,6 +48,12 @@ def test_a_body_that_is_too_large(admin: Client) -> None:
     assert refused.status_code == 413
 
 
+def test_nothing_at_an_address(admin: Client) -> None:
+    refused = admin.get("/nowhere")
+    assert (refused.status_code, refused.mimetype) == (404, problems.MEDIA_TYPE)
+    assert refused.get_json()["detail"] == "there is nothing at this address."
+
+
 def test_a_method_that_is_not_allowed_says_which_are(admin: Client) -> None:
     refused = admin.request("DELETE", "/keys")
     assert refused.status_code == 405

@@ -174,6 +174,10 @@ def test_broken_requests_are_refused_and_the_server_lives(sqlite_server: Served,
         connection.sendall(sent)
         answer = connection.recv(4096)
     assert answer.startswith(b"HTTP/1.1 4"), answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"application/problem+json" in head
+    assert json.loads(body)["status"] == int(head.split()[1])
+    assert b"xxxx" not in body
     assert sqlite_server.request("GET", "/healthz").status_code == 200
 
 
