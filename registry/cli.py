@@ -24,6 +24,7 @@ from registry.copies.commands import downloads, link
 from registry.errors import InputError, RegistryError
 from registry.jobs.commands import job, worker
 from registry.key_commands import master_key, signing_key
+from registry.keys.commands import key
 from registry.ledger.commands import ledger
 from registry.resolve.commands import index
 from registry.serving.commands import serve
@@ -581,6 +582,7 @@ cli.add_command(restore)
 cli.add_command(ledger)
 cli.add_command(index)
 cli.add_command(trust)
+cli.add_command(key)
 cli.add_command(master_key)
 cli.add_command(signing_key)
 cli.add_command(organisation)

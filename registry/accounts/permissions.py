@@ -25,6 +25,7 @@ class Permission(StrEnum):
     READ_KEYS = "keys:read"
     ISSUE = "keys:issue"
     REVOKE = "keys:revoke"
+    OPEN_KEYS = "keys:open"
     DOWNLOAD = "copies:download"
     EXPORT_BUNDLES = "bundles:export"
     RESOLVE = "resolve"
@@ -71,7 +72,8 @@ PERMISSIONS: Mapping[Role, frozenset[Permission]] = {
     ),
     Role.ADMIN: frozenset(Permission),
 }
-"""Only administrators register models, export key tables, grant, unmask recipients and manage people."""
+"""Only administrators register models, export key tables, open keys, grant, unmask recipients and manage
+people."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from flask import Response, current_app
 from flask_openapi3 import APIBlueprint, Tag
@@ -16,7 +16,7 @@ from registry.api.access import home, principal, requires
 from registry.api.document import problem
 from registry.api.pages import PageQuery, page
 from registry.api.schemas import WHOLE, Body, Email, KeyId, ModelLabel, Path, Reply, Text
-from registry.keys import service
+from registry.keys import openings, service
 from registry.keys.models import UserKey
 from registry.keys.together import Together
 from registry.serving.metrics import KEYS_ISSUED
@@ -100,6 +100,24 @@ class RevocationReply(Reply):
     revocation: dict[str, Any]
 
 
+class Reason(Body):
+    """Why a key is opened: kept in the security log."""
+
+    reason: Text
+
+
+class OpeningReply(Reply):
+    """An opened commitment, as `verifier report --check --opening` reads it."""
+
+    schema_: Literal["hallmark/opening/1"] = Field(alias="schema")
+    registry: str
+    public_key: str
+    certificate: dict[str, Any]
+    inclusion: dict[str, Any]
+    phi: str
+    blinder: str
+
+
 @keys.get("", responses={200: KeyPage, 404: problem("No such model or recipient")})
 @requires(Permission.READ_KEYS)
 def list_keys(query: KeyQuery) -> dict[str, Any]:
@@ -162,6 +180,13 @@ def revoke(path: KeyPath, body: Revocation) -> tuple[dict[str, Any], int]:
     """Revoke a key: its copy is no longer delivered, and stays resolvable."""
     document = service.revoke(home(), path.key_id, body.reason, principal().organisation)
     return {"revocation": document}, 201
+
+
+@keys.post("/<key_id>/opening", responses={200: OpeningReply})
+@requires(Permission.OPEN_KEYS)
+def open_key(path: KeyPath, body: Reason) -> dict[str, Any]:
+    """Open a key's commitment: its bits and blinder, for a dispute. It is logged with its reason."""
+    return openings.open_commitment(home(), path.key_id, body.reason, principal().organisation)
 
 
 def _describe(row: Any) -> dict[str, Any]:

@@ -96,6 +96,7 @@ ROUTES: dict[str, Route] = {
     "POST /api/v1/keys": Route(404, lambda ids: {"model": ids["model"], "recipient": ids["email"]}),
     "GET /api/v1/keys/<key_id>": Route(404),
     "POST /api/v1/keys/<key_id>/revocation": Route(404, lambda ids: {"reason": "mine now"}),
+    "POST /api/v1/keys/<key_id>/opening": Route(404, lambda ids: {"reason": "mine now"}),
     "POST /api/v1/bundles": Route(404, lambda ids: {"model": ids["model"], "keys": "with-recipients"}),
     # Copies.
     "GET /api/v1/copies/<copy_id>": Route(404),
