@@ -95,12 +95,31 @@ def _register(app: Api) -> None:
 
 def _register_pages(app: Api) -> None:
     """The console's pages: each feature's ``pages.py`` (see :mod:`registry.console`)."""
+    from registry.accounts.account_pages import pages as account_pages
+    from registry.accounts.admin_pages import pages as admin_pages
     from registry.accounts.recipient_pages import pages as recipient_pages
     from registry.accounts.sign_in_pages import pages as sign_in_pages
     from registry.console.pages import pages as console_pages
     from registry.copies.pages import pages as copy_pages
+    from registry.generators.pages import pages as model_pages
+    from registry.jobs.pages import pages as job_pages
+    from registry.ledger.pages import pages as ledger_pages
+    from registry.resolve.grant_pages import pages as grant_pages
+    from registry.trust.pages import pages as trust_pages
 
-    for pages in (console_pages, sign_in_pages, recipient_pages, copy_pages):
+    for pages in (
+        console_pages,
+        sign_in_pages,
+        model_pages,
+        recipient_pages,
+        copy_pages,
+        ledger_pages,
+        account_pages,
+        admin_pages,
+        grant_pages,
+        job_pages,
+        trust_pages,
+    ):
         app.register_blueprint(pages)
 
 

@@ -166,7 +166,7 @@ def change_password(body: PasswordChange) -> tuple[str, int]:
     if current.person.password_hash is None:
         sessions.require_recent(current)
     else:
-        _require_password(current.person, body.current)
+        require_password(current.person, body.current)
     with home().database.write() as session:
         people.set_password(session, _mine(session, current), body.new, current)
     return "", 204
@@ -188,7 +188,7 @@ def accept_invitation(body: Acceptance) -> tuple[str, int]:
 @requires(Permission.WRITE_ACCOUNT)
 def begin_totp() -> tuple[dict[str, Any], int]:
     """Begin with an authenticator (TOTP)."""
-    current = _recent()
+    current = recent_session()
     with home().database.write() as session:
         secret, uri = factors.begin_totp(session, home().master, current.person)
     return {"secret": secret, "uri": uri}, 201
@@ -198,7 +198,7 @@ def begin_totp() -> tuple[dict[str, Any], int]:
 @requires(Permission.WRITE_ACCOUNT)
 def confirm_totp(body: TotpCode) -> dict[str, Any]:
     """Take the new authenticator into use."""
-    current = _recent()
+    current = recent_session()
     with home().database.write() as session:
         codes = factors.confirm_totp(session, home().master, current.person, body.code)
         security.record(session, Event.TOTP_ADDED)
@@ -209,7 +209,7 @@ def confirm_totp(body: TotpCode) -> dict[str, Any]:
 @requires(Permission.WRITE_ACCOUNT)
 def remove_totp() -> tuple[str, int]:
     """Remove your authenticator and its recovery codes."""
-    current = _recent()
+    current = recent_session()
     with home().database.write() as session:
         factors.remove_totp(session, current.person.id)
         security.record(session, Event.TOTP_REMOVED)
@@ -220,7 +220,7 @@ def remove_totp() -> tuple[str, int]:
 @requires(Permission.WRITE_ACCOUNT)
 def make_recovery_codes() -> dict[str, Any]:
     """New recovery codes in place of the old ones."""
-    current = _recent()
+    current = recent_session()
     with home().database.write() as session:
         if not factors.factors(session, current.person.id):
             raise StateError("there is no second factor to recover.", "Add an authenticator or a passkey.")
@@ -233,7 +233,7 @@ def make_recovery_codes() -> dict[str, Any]:
 @requires(Permission.WRITE_ACCOUNT)
 def passkey_options() -> dict[str, Any]:
     """What the browser needs to make a passkey."""
-    current = _recent()
+    current = recent_session()
     with home().database.write() as session:
         return {"options": passkeys.begin_registration(session, site(), current.person)}
 
@@ -242,7 +242,7 @@ def passkey_options() -> dict[str, Any]:
 @requires(Permission.WRITE_ACCOUNT)
 def add_passkey(body: NewPasskey) -> tuple[dict[str, Any], int]:
     """Add the passkey that the browser made."""
-    current = _recent()
+    current = recent_session()
     made = passkeys.finish_registration(home(), site(), current.person, body.credential)
     with home().database.write() as session:
         added = passkeys.add(session, current.person.id, body.name, made)
@@ -254,7 +254,7 @@ def add_passkey(body: NewPasskey) -> tuple[dict[str, Any], int]:
 @requires(Permission.WRITE_ACCOUNT)
 def remove_passkey(path: NumberPath) -> tuple[str, int]:
     """Remove one of your passkeys."""
-    current = _recent()
+    current = recent_session()
     with home().database.write() as session:
         removed = passkeys.remove(session, current.person.id, path.number)
         security.record(session, Event.PASSKEY_REMOVED, passkey=removed.name)
@@ -265,7 +265,7 @@ def remove_passkey(path: NumberPath) -> tuple[str, int]:
 @requires(Permission.WRITE_ACCOUNT)
 def link_identity(body: NewIdentity) -> Response:
     """Link your account at an OpenID provider: send the browser to the URL."""
-    current = _recent()
+    current = recent_session()
     provider = oidc.get_provider(account_settings(), body.provider)
     journey = oidc.begin(home(), provider, site(), person=current.person.id)
     response = reply({"url": journey.url})
@@ -277,14 +277,15 @@ def link_identity(body: NewIdentity) -> Response:
 @requires(Permission.WRITE_ACCOUNT)
 def unlink_identity(path: NumberPath) -> tuple[str, int]:
     """Unlink an account at an OpenID provider."""
-    current = _recent()
+    current = recent_session()
     with home().database.write() as session:
         removed = oidc.unlink(session, current.person.id, path.number)
         security.record(session, Event.IDENTITY_UNLINKED, issuer=removed.issuer)
     return "", 204
 
 
-def _recent() -> Current:
+def recent_session() -> Current:
+    """The person's own session of the last minutes; :class:`ForbiddenError` for an older one or a token."""
     current = signed_in_person()
     sessions.require_recent(current)
     return current
@@ -294,7 +295,7 @@ def _mine(session: Session, current: Current) -> Person:
     return session.get_one(Person, current.person.id)
 
 
-def _require_password(person: Person, given: str | None) -> None:
+def require_password(person: Person, given: str | None) -> None:
     """:class:`ForbiddenError` for a wrong password, which counts as a failed attempt to sign in."""
     own, there = lockout.account(person.name), lockout.address(request.remote_addr)
     lockout.attempt(home(), own, there)

@@ -31,7 +31,7 @@ _INVITATION = r"hmi_[0-9A-Za-z_-]{43}"
 def show() -> Answer:
     """The step that is next."""
     current = web_session()
-    if current is not None and current.row.complete:
+    if current is not None and current.row.complete and "again" not in request.args:
         return redirect(_next())
     return _page(Form())
 

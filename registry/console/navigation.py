@@ -32,6 +32,8 @@ class Entry:
         return own != "console" and request.blueprint in (own, *self.blueprints)
 
 
+_LOOKED_AFTER = ("account_pages", "grant_pages", "job_pages", "trust_pages")
+
 ENTRIES = (
     Entry("Dashboard", "console.dashboard", Permission.READ_MODELS, "dashboard"),
     Entry("Models", "model_pages.index", Permission.READ_MODELS, "models"),
@@ -40,7 +42,7 @@ ENTRIES = (
     Entry("Cases", "case_pages.index", Permission.RESOLVE, "cases"),
     Entry("Check on device", "device_pages.index", Permission.RESOLVE, "device"),
     Entry("Ledger", "ledger_pages.index", Permission.READ_KEYS, "ledger"),
-    Entry("Administration", "admin_pages.index", Permission.READ_ACCOUNT, "administration", ("job_pages",)),
+    Entry("Administration", "admin_pages.index", Permission.READ_ACCOUNT, "administration", _LOOKED_AFTER),
 )
 
 

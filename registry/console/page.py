@@ -12,12 +12,11 @@ import hmac
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from flask import Response, g, make_response, redirect, render_template, request
-from sqlalchemy import Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -99,7 +98,7 @@ class Listing:
 
 def listing(
     session: Session,
-    query: Select[Any],
+    query: Any,
     number: InstrumentedAttribute[int],
     rows: int = ROWS,
     *,
@@ -198,15 +197,9 @@ class Form:
         else:
             self.errors[field] = said
 
-    @contextmanager
-    def refusals(self, field: str | None = None) -> Iterator[None]:
+    def refusals(self, field: str | None = None) -> Refusals:
         """What is refused within the block is said in the form; failures of the registry itself are not."""
-        try:
-            yield
-        except (RegistryError, VerifierError) as error:
-            if not 400 <= status_of(error) < 500:
-                raise
-            self.refuse(error, field)
+        return Refusals(self, field)
 
     def require_unchanged(self, seen: str, now: Mapping[str, Any], name: str = "seen") -> None:
         """:class:`StateError` if what the form was filled in on has changed since (``seen`` names the thing).
@@ -221,6 +214,25 @@ class Form:
                 f"{seen} was changed by somebody else while you had this page open.",
                 "What you entered is kept below: compare, and send it again if it should still hold.",
             )
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """The context of :meth:`Form.refusals`."""
+
+    form: Form
+    field: str | None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, RegistryError | VerifierError) or not 400 <= status_of(error) < 500:
+            return False
+        self.form.refuse(error, self.field)
+        return True
 
 
 def state_of(thing: Mapping[str, Any]) -> str:

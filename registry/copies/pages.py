@@ -20,7 +20,7 @@ from registry.console.page import Answer, Form, Listing, done, listing, render, 
 from registry.copies import countersignatures, deliveries, links
 from registry.copies.models import DeliveredCopy, Download, DownloadLink
 from registry.copies.routes import LINK_CREATED, end_link, find_key, link_url, new_link, receipt_of, settled
-from registry.db import unix_now
+from registry.db import DAY_SECONDS, unix_now
 from registry.errors import InputError, NotFoundError
 from registry.generators import service as generators
 from registry.generators.models import Model
@@ -36,7 +36,7 @@ pages = Blueprint("copy_pages", __name__, url_prefix="/console/copies", template
 LARGEST_TABLE = 8 << 20
 _ID = re.compile(r"(copy-)?[0-9a-f]{24}")
 _SHOWN = 20
-_STATES = (("", "Any state"), ("revoked", "Revoked"))
+_STATES = (("", "Any state"), ("revoked", "Revoked"), ("expiring", "Expires within 30 days"))
 _DELIVERY_STATES = (
     ("", "Any state"),
     ("delivered", "Delivered"),
@@ -58,6 +58,9 @@ def index() -> Answer:
         chosen, number = keys.select_keys(owner), UserKey.ledger_index
         if form.get("state") == "revoked":
             chosen, number = chosen.where(KeyRevocation.user_key_id.is_not(None)), KeyRevocation.ledger_index
+        elif form.get("state") == "expiring":
+            soon = (unix_now(), unix_now() + 30 * DAY_SECONDS)
+            chosen = chosen.where(UserKey.expires_at.is_not(None), UserKey.expires_at.between(*soon))
         found: Listing | None = None
         try:
             if form.get("model"):

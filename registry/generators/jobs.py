@@ -23,13 +23,29 @@ class ExportModel(Body):
     model: ModelLabel
 
 
+class PictureModel(Body):
+    """Draw what the fingerprint of a model does to its images: base, copy, and the difference enlarged."""
+
+    model: ModelLabel
+    count: Annotated[int, Field(ge=1, le=16), WHOLE] = 8
+    seed: Annotated[int, Field(ge=0, le=2**31), WHOLE] = 1
+
+
 class RegisterModel(Body):
-    """Register the generator at `weights`: `builtin:NAME@VERSION`, or `upload:NAME` for uploaded files."""
+    """Register the generator at `weights`.
+
+    They are `builtin:NAME@VERSION`, `upload:NAME` for uploaded files or, for the operator's administrators,
+    `folder:NAME` for what lies in the folder that `[models] folder` in config.toml names.
+    """
 
     name: Name
     adapter: Name
     weights: Annotated[
-        str, StringConstraints(max_length=100, pattern=r"^(builtin:[a-z0-9-]+@[0-9]+|upload:[a-z0-9-]+)$")
+        str,
+        StringConstraints(
+            max_length=140,
+            pattern=r"^(builtin:[a-z0-9-]+@[0-9]+|upload:[a-z0-9-]+|folder:[A-Za-z0-9_-][A-Za-z0-9._-]{0,99})$",
+        ),
     ]
     scheme: Literal["pca", "pca-projected", "learned"] | None = None
     bits: Annotated[int, Field(ge=8, le=2000, multiple_of=8), WHOLE] | None = None
@@ -56,6 +72,9 @@ def register_model(run: Run, wanted: RegisterModel) -> dict[str, Any]:
                 run.home.storage.local(uploads.folder_name(run.organisation, name))
             )
             weights = str(folder / next(iter(sent)) if len(sent) == 1 else folder)
+        elif source == "folder":
+            with run.home.database.read() as session:
+                weights = str(uploads.placed(run.home, session, run.organisation, name))
         added = service.add_model(
             run.home, wanted.name, wanted.adapter, weights, wanted.options(), run.organisation
         )
@@ -63,6 +82,24 @@ def register_model(run: Run, wanted: RegisterModel) -> dict[str, Any]:
         uploads.discard(run.home, run.organisation, name)
     with run.home.database.read() as session:
         return service.describe(session, added)
+
+
+@job("picture-model", PictureModel, Permission.READ_MODELS)
+def picture_model(run: Run, wanted: PictureModel) -> dict[str, Any]:
+    """The pictures (PNG) and what they measure, for the model's page."""
+    from registry.generators import pictures, service
+
+    with run.home.database.read() as session:
+        model = service.get_model(session, wanted.model, run.organisation)
+    with tempfile.TemporaryDirectory(prefix="hallmark-") as work:
+        drawn = pictures.draw_pictures(run.home, model, Path(work), wanted.count, wanted.seed)
+        return {
+            "model": model.label,
+            "basis": model.basis.hex() if model.basis is not None else None,
+            "psnr_db": [round(figure, 2) for figure in drawn.psnr_db],
+            "side": drawn.side,
+            "files": [run.keep(path, path.name) for path in drawn.files],
+        }
 
 
 @job("export-model", ExportModel, Permission.READ_MODELS)

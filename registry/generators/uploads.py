@@ -11,15 +11,20 @@ A file that is sent again replaces what was there, so that an upload that broke 
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
+from sqlalchemy.orm import Session
+
+from registry.accounts.people import is_operator
 from registry.errors import InputError, IntegrityError, NotFoundError, StateError
 from registry.home import Home
 from registry.storage import CHUNK_BYTES, Storage
 
 MOST_FILES = 2_000
+_PLACED = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 
 
 def folder_name(organisation: int, upload: str) -> str:
@@ -60,6 +65,28 @@ def files(home: Home, organisation: int, upload: str) -> dict[str, int]:
 def discard(home: Home, organisation: int, upload: str) -> None:
     """Remove an upload."""
     home.storage.remove(folder_name(organisation, upload))
+
+
+def placed(home: Home, session: Session, organisation: int, name: str) -> Path:
+    """What lies under ``name`` in the operator's folder of models; :class:`NotFoundError`, also for others.
+
+    The folder is ``[models] folder`` in config.toml; weights too large to upload are put there.
+    """
+    found = next((path for path in placeable(home, session, organisation) if path.name == name), None)
+    if found is None:
+        raise NotFoundError(
+            f"there is nothing called {name} in the folder of models.", "See [models] folder."
+        )
+    return found
+
+
+def placeable(home: Home, session: Session, organisation: int) -> list[Path]:
+    """What the operator's organisation can register from its folder; nothing for other organisations."""
+    folder = home.settings.table("models").get("folder")
+    if not isinstance(folder, str) or not is_operator(session, organisation):
+        return []
+    root = home.settings.home / folder
+    return sorted(path for path in root.iterdir() if _PLACED.fullmatch(path.name)) if root.is_dir() else []
 
 
 def _files(storage: Storage, organisation: int, upload: str) -> dict[str, int]:

@@ -22,7 +22,7 @@ from registry.attribution.jobs import StudyModel, TrainModel
 from registry.bundles.jobs import ExportBundle
 from registry.errors import NotFoundError
 from registry.generators import service as generators
-from registry.generators.jobs import ExportModel
+from registry.generators.jobs import ExportModel, PictureModel
 from registry.jobs import events, kinds, service
 from registry.jobs.models import Job
 from registry.jobs.running import file_name
@@ -65,6 +65,13 @@ class StartModelExport(Body):
     arguments: ExportModel
 
 
+class StartPictures(Body):
+    """Draw what a model's fingerprint does to its images."""
+
+    kind: Literal["picture-model"]
+    arguments: PictureModel
+
+
 class StartBundleExport(Body):
     """Export a bundle without keys."""
 
@@ -72,7 +79,7 @@ class StartBundleExport(Body):
     arguments: ExportBundle
 
 
-Startable = StartTraining | StartStudy | StartModelExport | StartBundleExport
+Startable = StartTraining | StartStudy | StartModelExport | StartPictures | StartBundleExport
 
 
 class NewJob(RootModel[Annotated[Startable, Field(discriminator="kind")]]):

@@ -11,6 +11,7 @@ and it signs a checkpoint in the same transaction: no entry is ever committed wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import BigInteger, bindparam, insert, select, tuple_, update
@@ -22,6 +23,7 @@ from registry.identity import Identity
 from registry.ledger import tiles
 from registry.ledger.models import LedgerCheckpoint, LedgerEntry, LedgerHead, LedgerTile
 from verifier import certificate, merkle, proof
+from verifier.errors import TrustError
 
 MODEL = "hallmark/model/1"
 CERTIFICATE = certificate.SCHEMA
@@ -95,6 +97,37 @@ def checkpoint(session: Session) -> str:
     """The signed note of the newest tree head."""
     newest = select(LedgerCheckpoint.note).order_by(LedgerCheckpoint.size.desc()).limit(1)
     return session.execute(newest).scalar_one()
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest checkpoint, and whether what is stored agrees with it: ``problem`` says where not."""
+
+    size: int
+    root: str
+    signed_at: int
+    problem: str
+
+
+def verify_head(session: Session, identity: Identity) -> Head:
+    """Check the newest checkpoint: its signature, its place at the ledger's end, its root over the tiles.
+
+    It reads the right edge alone; `registry ledger verify` recomputes everything.
+    """
+    row = session.execute(
+        select(LedgerCheckpoint).order_by(LedgerCheckpoint.size.desc()).limit(1)
+    ).scalar_one()
+    problem = ""
+    try:
+        signed = merkle.Checkpoint.open(row.note, identity.public)
+        found = merkle.tree_root(row.size, tile_reader(session))
+    except (TrustError, ValueError, IndexError) as error:
+        return Head(row.size, "", row.created_at, f"the newest checkpoint does not hold: {error}")
+    if row.size != size(session):
+        problem = f"{size(session)} entries are stored, and the newest checkpoint is of {row.size}."
+    elif (signed.size, signed.root) != (row.size, found):
+        problem = "the newest checkpoint has another root than the stored entries."
+    return Head(row.size, signed.root.hex(), row.created_at, problem)
 
 
 def checkpoint_of(session: Session, tree_size: int) -> str | None:

@@ -71,8 +71,19 @@ function toggle(button) {
 
 // --- what a page, or a part that htmx brought, needs ---------------------------------------------------------
 
+/** Radio buttons with `data-shows` show the part they name and hide those of the others. */
+function choices(root) {
+  const all = [...root.querySelectorAll("input[type=radio][data-shows]")];
+  const update = () => {
+    for (const radio of all) document.getElementById(radio.dataset.shows).hidden = !radio.checked;
+  };
+  for (const radio of all) radio.addEventListener("change", update);
+  update();
+}
+
 async function prepare(root) {
   localTimes(root);
+  choices(root);
   for (const dialog of root.querySelectorAll("dialog[data-open]")) open(dialog);
   if (root.querySelector("[data-chart]")) (await import("./lib-charts.js")).charts(root);
   if (root.querySelector("[data-events]")) (await import("./lib-jobs.js")).jobs(root);

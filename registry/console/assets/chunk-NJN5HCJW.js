@@ -1,1 +1,0 @@
-import"./chunk-WOT6VMZA.js";function r(o){}export{r as proofs};

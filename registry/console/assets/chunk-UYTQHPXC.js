@@ -1,1 +1,0 @@
-import"./chunk-WOT6VMZA.js";function t(o){}export{t as uploads};
