@@ -123,7 +123,9 @@ def _list(journal: Journal, sources: Sequence[str], stopped: Callable[[], bool],
     step = progress("listing")
     journal.keep(takewhile(lambda _: not stopped(), listed(sources)), step, lambda: not stopped())
     if stopped():
-        raise Stopped("interrupted while files were listed; nothing was read yet.")
+        raise Stopped(
+            "interrupted while files were listed; nothing was read yet. Repeat the command to begin anew."
+        )
 
 
 def _read(

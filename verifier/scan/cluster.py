@@ -11,6 +11,7 @@ shared folder).
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
@@ -33,18 +34,30 @@ ROUND = 1 << 14
 Columns = dict[str, Any]
 """A batch as Ray passes it: arrays by name."""
 
+QUIET = {"RAY_DATA_LOG_LEVEL": "CRITICAL"}
+"""What Ray would print into the progress display; failures come as exceptions."""
+
+BATCHES = 8
+"""Batches in a task: so many that what Ray does for a task counts for little."""
+
 _ITEM, _RECORD = [field.name for field in fields(Item)], [field.name for field in fields(Record)]
 
 
 class _Worker:
     """An actor: it opens the networks once, and reads batches of items."""
 
-    def __init__(self, packages: list[Package], device: str, pose_search: bool) -> None:
-        self._reader = Reader([package.open(device, threads=1) for package in packages], pose_search)
+    def __init__(self, packages: Any, device: str, pose_search: bool, batch: int) -> None:
+        import ray
+
+        networks = [package.open(device, threads=1) for package in ray.get(packages)]
+        self._batch, self._reader = batch, Reader(networks, pose_search)
 
     def __call__(self, batch: Columns) -> Columns:
         rows = zip(*(batch[name].tolist() for name in ("number", *_ITEM)), strict=True)
-        records = read_batch(self._reader, [(row[0], _item(row[1:])) for row in rows])
+        items = [(row[0], _item(row[1:])) for row in rows]
+        records: list[Record] = []
+        for start in range(0, len(items), self._batch):
+            records += read_batch(self._reader, items[start : start + self._batch])
         return _columns(_RECORD, [list(vars(record).values()) for record in records])
 
 
@@ -61,13 +74,14 @@ class Cluster:
         address: str | None = None,
     ) -> None:
         """:class:`InputError` where Ray is not installed or the cluster cannot be reached."""
+        for variable, level in QUIET.items():
+            os.environ.setdefault(variable, level)
         try:
             import ray
             import ray.data
         except ImportError:
             raise InputError("--engine ray needs Ray.", "Run `pip install 'hallmark[scan]'`.") from None
-        self._ray, self._batch, self._workers = ray, batch, workers
-        self._arguments = {"packages": packages, "device": device, "pose_search": pose_search}
+        self._ray, self._block, self._workers = ray, BATCHES * batch, workers
         self._ours = not ray.is_initialized()
         if self._ours:
             local = {} if address else {"num_cpus": workers, "include_dashboard": False}
@@ -80,8 +94,10 @@ class Cluster:
                 raise InputError(f"Ray does not start: {reason[:300]}", "Check --address.") from None
         graphics = ray.cluster_resources().get("GPU", 0) if device != "cpu" else 0
         self._gpus = 1 if graphics else 0
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        # Held here, so that an actor that is started again finds its networks.
+        shared = ray.put(packages)
+        self._arguments = {"packages": shared, "device": device, "pose_search": pose_search, "batch": batch}
 
     def __enter__(self) -> Cluster:
         return self
@@ -111,21 +127,19 @@ class Cluster:
         blocks = [
             pa.table(
                 {
-                    name: [_plain(row[column]) for row in rows[start : start + self._batch]]
+                    name: [_plain(row[column]) for row in rows[start : start + self._block]]
                     for column, name in enumerate(("number", *_ITEM))
                 }
             )
-            for start in range(0, len(rows), self._batch)
+            for start in range(0, len(rows), self._block)
         ]
         read = self._ray.data.from_arrow(blocks).map_batches(
             _Worker,
             fn_constructor_kwargs=self._arguments,
-            batch_size=self._batch,
+            batch_size=self._block,
             compute=self._ray.data.ActorPoolStrategy(size=min(self._workers, len(blocks))),
             num_cpus=1,
             num_gpus=self._gpus,
-            max_restarts=-1,
-            max_task_retries=-1,
         )
         for batch in read.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
             yield [Record(*row) for row in zip(*(batch[name].tolist() for name in _RECORD), strict=True)]

@@ -17,6 +17,7 @@ in a folder, archive or bucket and is no image is passed over; what was ``named`
 from __future__ import annotations
 
 import bz2
+import functools
 import glob
 import gzip
 import lzma
@@ -304,11 +305,18 @@ def _bucket(source: str) -> Iterator[Item]:
 
 
 def _s3() -> Any:
-    try:
-        from pyarrow import fs
-    except ImportError:
-        raise InputError("reading from s3:// needs pyarrow.", "Run `pip install 'hallmark[scan]'`.") from None
-    return fs.S3FileSystem()
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return _storage(endpoint, os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"))
+
+
+@functools.cache
+def _storage(endpoint: str | None, region: str | None) -> Any:
+    """A connection, for all threads; pyarrow finds credentials by itself."""
+    from pyarrow import fs
+
+    scheme, _, host = (endpoint or "").rpartition("://")
+    place = {"scheme": scheme or "https", "endpoint_override": host.rstrip("/")} if endpoint else {}
+    return fs.S3FileSystem(**place, **({"region": region} if region else {}))
 
 
 def _open(place: str) -> Any:
