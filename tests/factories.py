@@ -216,6 +216,38 @@ class World:
         background(1000 + seed).save(path)
         return path
 
+    def inclusion(self, row: int, model: int = 0) -> dict[str, Any]:
+        """The proof that a key's certificate is in the ledger, as the registry writes it."""
+        size = merkle.Checkpoint.open(self.checkpoint, self.key.public_key()).size
+        index, read = int(self.models[model].records[row]["ledger_index"]), tile_reader(self.levels)
+        return {
+            "schema": "hallmark/inclusion/1",
+            "registry": self.registry,
+            "public_key": signing.public_text(self.key.public_key()),
+            "size": size,
+            "root": merkle.tree_root(size, read).hex(),
+            "checkpoint": self.checkpoint,
+            "index": index,
+            "kind": "hallmark/certificate/1",
+            "digest": leaf(self.models[model].documents[row]).hex(),
+            "proof": [value.hex() for value in merkle.inclusion_proof(index, size, read)],
+        }
+
+    def opening(self, row: int, model: int = 0) -> dict[str, Any]:
+        """A key's opened commitment, as `registry key open` writes it."""
+        issued = self.models[model]
+        key_id, redraws = bytes.fromhex(issued.documents[row]["key_id"]), int(issued.records[row]["redraws"])
+        secret = phi.ModelSecret(hashlib.sha256(issued.entry.name.encode()).digest())
+        return {
+            "schema": "hallmark/opening/1",
+            "registry": self.registry,
+            "public_key": signing.public_text(self.key.public_key()),
+            "certificate": issued.documents[row],
+            "inclusion": self.inclusion(row, model),
+            "phi": issued.phi[row].tobytes().hex(),
+            "blinder": secret.blinders([key_id], [redraws])[0].tobytes().hex(),
+        }
+
     def bundle(self, name: str = "test.bundle", *, with_keys: bool = True, **changes: Any) -> Path:
         """Write a bundle; ``changes`` go to :func:`write_bundle`."""
         path = self.folder / name

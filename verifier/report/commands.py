@@ -127,9 +127,12 @@ def write(path: Path, content: bytes) -> None:
 
 
 def _renderer(path: Path) -> Render:
+    """What makes a file of this name; before any work it is seen whether it can be written there at all."""
     render = _RENDERERS.get(path.suffix.lower())
     if render is None:
         raise InputError(f"{path}: the name must end with .html, .pdf or .json.", "Name the file so.")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no such folder.", "Name another file with --out.")
     return render
 
 
