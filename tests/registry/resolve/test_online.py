@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -34,6 +35,7 @@ from verifier.errors import InputError, TrustError
 from verifier.finding import OnlineFinding
 from verifier.network import Network
 from verifier.online import OnlineVerifier, needed
+from verifier.scan import scan
 from verifier.update import update
 
 UNDISCLOSED = ("matching_bits", "log10_p", "log10_p_family")
@@ -450,3 +452,35 @@ def test_a_registry_that_cannot_be_reached(world: World) -> None:
     world.recorder.forged["/api/v1/resolvable-models"] = {}
     with pytest.raises(TrustError, match="no registry answers"):
         world.online(world.token())
+
+
+def test_a_scan_asks_for_each_group_once_however_often_it_is_interrupted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        world.of_copy(2, name)
+    world.unsure(5)
+    out = world.folder / "findings.parquet"
+    verifier = world.online(world.token())
+    resolve, asked = verifier._client.resolve, []
+
+    def spent(query: Any) -> dict[str, Any]:
+        asked.append(query)
+        if len(asked) == 2:
+            raise InputError("the budget of queries is spent.", "Wait.")
+        return resolve(query)
+
+    monkeypatch.setattr(verifier._client, "resolve", spent)
+    monkeypatch.setattr("verifier.scan.GROUPS_AT_A_TIME", 1)
+    options: dict[str, Any] = {"rule": "none", "pose_search": False}
+    with pytest.raises(InputError, match="budget"):
+        scan([str(world.folder / "*.png")], out, verifier, **options)
+    summary = scan([str(world.folder / "*.png")], out, verifier, **options)
+    assert len(asked) == 3 + 1  # the refused one again
+    assert {query["groups"] for query in asked} == {3}
+    assert (summary.groups, summary.attributed, summary.undecided) == (3, 2, 1)
+    by_name = {Path(row["path"]).name: row for row in pq.read_table(out).to_pylist()}
+    assert by_name["first.png"]["key_id"] == world.key_ids[2]
+    assert by_name["first.png"]["verdict"] == "attributed"
+    together = scan([str(world.folder / "*.png")], out, world.online(world.token()), pose_search=False)
+    assert (together.groups, together.attributed, together.in_attributed_groups) == (1, 0, 3)
