@@ -1,15 +1,17 @@
 """The attribution network against the paper's search, on the same images: identified, bits, seconds.
 
-python -m bench.inversion [--quick] [--model NAME[=FOLDER]] [--images N] [--steps N] [--starts N]
+python -m bench.inversion [--quick | --paper] [--model NAME[=FOLDER]] [--images N] [--steps N] [--starts N]
                           [--attack NAME ...] [--work FOLDER] [--out FILE]
 
 Images of the generator's own sampler, each under a random key of its own, go through every attack of the
 latent-fingerprint paper (none, blur of 0.5 pixels, noise of 0.1, JPEG 50, all three in a row). Each file is
 read by the verifier with pose search, and inverted by :mod:`registry.attribution.inversion`. Either names an
 image if the bound on its key, over a million keys and screening, is at most alpha; an auditor who tries both
-pays log10 2 = 0.3 decades more. Steps and starts are the paper's unless stated otherwise, which takes hours
-to days; with --work every image is kept, and the same command goes on after an interruption. Seconds are of
-one image on the machine as it was; those at the paper's settings are scaled by steps and starts.
+pays log10 2 = 0.3 decades more. A plain run takes two images an attack and a search cut short, an hour on one
+core; --paper takes the 2 000 steps from 20 starts on 20 images an attack, days on a processor, and only
+then is the goal on identified images resolved. With --work every image is kept, and the same command goes on
+after an interruption. Seconds are of one image on the machine as it was; those at the paper's settings are
+scaled by steps and starts.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ ATTACKED: dict[str, Attack] = {
 }
 """The attacks of the paper. Under each the network is to identify at least as many images."""
 GOALS = {f"network_minus_inversion_{attack}": Goal(">=", 0.0) for attack in ATTACKED}
-PAPERS = Settings()
+PAPERS, PAPERS_IMAGES = Settings(), 20
+PLAIN, PLAIN_IMAGES = Settings(steps=600, starts=2), 2
 QUICK = Settings(steps=12, starts=2)
 QUICK_IMAGES, QUICK_ATTACKS, QUICK_LATENTS = 2, ("none", "noise"), 200
 
@@ -145,28 +148,34 @@ def seconds_an_image(figures: Mapping[str, float], settings: Settings) -> dict[s
 @click.command()
 @click.option("--quick", is_flag=True, help="Two images, two attacks, a few steps: no goal is resolved.")
 @click.option("--model", "name", default=BUILTIN, show_default=True, metavar="NAME[=FOLDER]")
-@click.option("--images", type=click.IntRange(1), default=20, show_default=True, help="Images an attack.")
-@click.option("--steps", type=click.IntRange(1), default=PAPERS.steps, show_default=True)
-@click.option("--starts", type=click.IntRange(1), default=PAPERS.starts, show_default=True)
+@click.option("--paper", is_flag=True, help="The paper's settings, 20 images an attack: days on a processor.")
+@click.option("--images", type=click.IntRange(1), help=f"Images an attack.  [default: {PLAIN_IMAGES}]")
+@click.option("--steps", type=click.IntRange(1), help=f"[default: {PLAIN.steps}]")
+@click.option("--starts", type=click.IntRange(1), help=f"[default: {PLAIN.starts}]")
 @click.option("--attack", "attacks", multiple=True, type=click.Choice(list(ATTACKED)), help="Only these.")
 @click.option("--lpips", type=click.Path(path_type=Path), help="Weights of the trunk for LPIPS.")
 @click.option("--work", type=click.Path(path_type=Path), help="Keep latents and results here.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write all figures to this JSON file too.")
 def main(
     quick: bool,
+    paper: bool,
     name: str,
-    images: int,
-    steps: int,
-    starts: int,
+    images: int | None,
+    steps: int | None,
+    starts: int | None,
     attacks: Sequence[str],
     lpips: Path | None,
     work: Path | None,
     out: Path | None,
 ) -> None:
     """Compare network and inversion under the paper's attacks."""
-    settings, perceptual = Settings(steps, starts), choose_perceptual(lpips)
+    if quick and paper:
+        raise click.UsageError("--quick and --paper exclude each other.")
+    usual, usual_images = (PAPERS, PAPERS_IMAGES) if paper else (PLAIN, PLAIN_IMAGES)
     if quick:
-        settings, images, attacks = QUICK, QUICK_IMAGES, attacks or QUICK_ATTACKS
+        usual, usual_images, attacks = QUICK, QUICK_IMAGES, attacks or QUICK_ATTACKS
+    settings, perceptual = Settings(steps or usual.steps, starts or usual.starts), choose_perceptual(lpips)
+    images = images or usual_images
     reference = open_reference(name)
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hallmark-bench-")))
@@ -187,7 +196,9 @@ def main(
     figures |= seconds_an_image(figures, settings)
     if out is not None:
         out.write_text(json.dumps(figures, indent=1) + "\n")
-    close("inversion", figures, {} if quick else {n: goal for n, goal in GOALS.items() if n in figures})
+    # The goal is about the paper's search: a shorter one, or fewer images, says nothing about it.
+    resolved = settings == PAPERS and images >= PAPERS_IMAGES
+    close("inversion", figures, {n: goal for n, goal in GOALS.items() if resolved and n in figures})
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ KEY_BITS = 8
 STRENGTH = 0.4
 STEPS, STARTS = 400, 4
 """Of a search that ends with every bit right whatever the key (it is another in each registry): 27 of 27 keys
-at the ceiling of 32 bits, 9.6 decades, where a verdict takes 6.3. Half as many steps and starts failed now and then."""
+at the ceiling of 32 bits, 9.6 decades, where a verdict takes 6.3. Half of either failed at times."""
 
 
 class Problem:
