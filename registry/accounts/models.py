@@ -188,7 +188,15 @@ class Recipient(Base):
     """
 
     __tablename__ = "recipient"
-    __table_args__ = (UniqueConstraint("organisation_id", "email"),)
+    __table_args__ = (
+        UniqueConstraint("organisation_id", "email"),
+        Index(
+            "ix_recipient_organisation_id_email_beginning",
+            "organisation_id",
+            "email",
+            postgresql_ops={"email": "text_pattern_ops"},  # for LIKE, in whatever collation the database has
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     organisation_id: Mapped[int] = mapped_column(ForeignKey("organisation.id"), index=True)

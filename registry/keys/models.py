@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db import Base
@@ -20,6 +20,13 @@ class UserKey(Base):
         Index("ix_user_key_organisation_id_ledger_index", "organisation_id", "ledger_index"),
         Index("ix_user_key_model_id_ledger_index", "model_id", "ledger_index"),
         Index("ix_user_key_recipient_id_ledger_index", "recipient_id", "ledger_index"),
+        Index(
+            "ix_user_key_organisation_id_expires_at",
+            "organisation_id",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL"),
+            sqlite_where=text("expires_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
