@@ -49,6 +49,7 @@ class Event(StrEnum):
     TOKEN_CREATED = "token.created"  # noqa: S105
     TOKEN_REVOKED = "token.revoked"  # noqa: S105
     TOKEN_REFUSED = "token.refused"  # noqa: S105
+    TOKEN_FORGED = "token.forged"  # noqa: S105
     PERMISSION_DENIED = "permission.denied"
     FOREIGN_ID = "permission.foreign-id"
     ORGANISATION_ADDED = "organisation.added"

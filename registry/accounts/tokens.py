@@ -124,6 +124,15 @@ def refused(connection: Connection | Session, text: str) -> dict[str, Any] | Non
     return {"organisation": row.organisation_id, "token": row.prefix, "reason": _refusal(row)}
 
 
+def forged(connection: Connection | Session, text: str) -> dict[str, Any]:
+    """What to log of a token that is not genuine: the prefix that it claims, and whose that one is."""
+    parts = _TEXT.fullmatch(text)
+    if parts is None:
+        return {"token": None}
+    claimed = select(ApiToken.organisation_id).where(ApiToken.prefix == parts[1])
+    return {"organisation": connection.execute(claimed).scalar_one_or_none(), "token": parts[1]}
+
+
 def used(home: Home, token: int) -> None:
     """Note that a token was used."""
     with home.database.write() as session:

@@ -194,9 +194,12 @@ def _by_token(text: str) -> Principal:
     with home().database.glance() as connection:
         held = tokens.authenticate(connection, text)
         refused = tokens.refused(connection, text) if held is None else None
+        forged = tokens.forged(connection, text) if held is None and refused is None else None
     if held is None:
         if refused is not None:
             security.log(home(), Event.TOKEN_REFUSED, **refused)
+        if forged is not None:
+            security.log(home(), Event.TOKEN_FORGED, **forged)
         raise Problem(
             401,
             "this API token does not hold.",

@@ -21,7 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from registry.errors import IntegrityError
-from registry.storage import CHUNK_BYTES
+
+PART_BYTES = 256 << 10
+"""What is read of a base file at a time: it is still in the processor's cache when it is hashed or sent."""
 
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
@@ -43,7 +45,7 @@ class Spliced:
         return sum(len(piece) if isinstance(piece, bytes) else piece[1] for piece in self.pieces)
 
     def chunks(self, base: BinaryIO) -> Iterator[bytes]:
-        """The file's bytes in order, at most ``CHUNK_BYTES`` at a time."""
+        """The file's bytes in order, at most ``PART_BYTES`` at a time."""
         for piece in self.pieces:
             if isinstance(piece, bytes):
                 yield piece
@@ -127,10 +129,10 @@ def _to_bfloat16(value: Delta) -> bytes:
 
 
 def read_range(base: BinaryIO, offset: int, length: int) -> Iterator[bytes]:
-    """``length`` bytes of ``base`` from ``offset`` on, at most ``CHUNK_BYTES`` at a time."""
+    """``length`` bytes of ``base`` from ``offset`` on, at most ``PART_BYTES`` at a time."""
     base.seek(offset)
     while length:
-        chunk = base.read(min(length, CHUNK_BYTES))
+        chunk = base.read(min(length, PART_BYTES))
         if not chunk:
             raise IntegrityError("a stored file became shorter while it was read.", _HINT)
         length -= len(chunk)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -175,6 +176,20 @@ def test_an_altered_token_does_not_hold(sqlite_browser: Browser, sqlite_home: Ho
         _, secret = tokens.create(session, 1, "ci", Role.ADMIN)
     assert with_token(sqlite_browser, secret, "/people").status_code == 200
     assert with_token(sqlite_browser, alter(secret), "/people").status_code == 401
+    assert "token.forged" in events(sqlite_home)
+
+
+def test_whose_token_is_forged_is_told_so(sqlite_browser: Browser, sqlite_home: Home) -> None:
+    with sqlite_home.database.write() as session:
+        acme = people.add_organisation(session, "acme").id
+        row, secret = tokens.create(session, acme, "ci", Role.ADMIN)
+    forged = secret[:-1] + ("A" if secret[-1] != "A" else "B")
+    assert with_token(sqlite_browser, forged, "/people").status_code == 401
+    with sqlite_home.database.read() as session:
+        query = select(SecurityEvent).where(SecurityEvent.kind == "token.forged")
+        event = session.execute(query).scalar_one()
+    assert (event.organisation_id, event.actor) == (acme, "a stranger")
+    assert json.loads(event.detail) == {"token": row.prefix}
 
 
 def test_an_expired_token_does_not_hold(sqlite_browser: Browser, sqlite_home: Home) -> None:

@@ -56,7 +56,7 @@ def test_any_range_is_that_range_of_the_whole(
 def test_chunks_are_bounded_and_a_cut_off_base_is_noticed(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.copies.splice.CHUNK_BYTES", 100)
+    monkeypatch.setattr("registry.copies.splice.PART_BYTES", 100)
     assert {len(chunk) for chunk in Layout([Stored("base", 0, 1000)]).chunks(storage)} == {100}
     with pytest.raises(IntegrityError, match="shorter"):
         list(Layout([Stored("base", 1000, 100)]).chunks(storage))

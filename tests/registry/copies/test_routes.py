@@ -97,7 +97,7 @@ def test_the_archive_is_the_copy_and_its_delivery_is_receipted(ready: Home, issu
 def test_a_download_that_breaks_off_is_resumed_as_the_same_delivery(
     ready: Home, issuer: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.copies.splice.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("registry.copies.splice.PART_BYTES", 1000)
     url = f"/copies/{issue(ready)}/archive"
     response = issuer.get(url)
     tag = response.headers["ETag"]
@@ -196,7 +196,7 @@ def test_files_one_by_one_are_one_delivery(ready: Home, issuer: Client) -> None:
 def test_a_killed_response_stays_visible_and_its_sequel_completes_it(
     ready: Home, issuer: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.copies.splice.CHUNK_BYTES", 1000)
+    monkeypatch.setattr("registry.copies.splice.PART_BYTES", 1000)
     monkeypatch.setattr(deliveries.Sending, "close", lambda self: None)  # kill -9 runs nothing any more
     url = f"/copies/{issue(ready)}/archive"
     got = break_off(issuer.get(url), 5)

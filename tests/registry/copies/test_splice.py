@@ -69,7 +69,7 @@ def test_bfloat16_rounds_to_nearest_even() -> None:
 
 
 def test_memory_stays_constant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", 16)
+    monkeypatch.setattr(module, "PART_BYTES", 16)
     plan = splice(io.BytesIO(BASE), len(BASE), {"c": np.ones(7)}, {})
     new = max(len(piece) for piece in plan.pieces if isinstance(piece, bytes))
     assert all(len(chunk) <= max(16, new) for chunk in plan.chunks(io.BytesIO(BASE)))
