@@ -51,6 +51,8 @@ from verifier.resolve import AdaptiveKeys, Keys
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+    from verifier.online import OnlineVerifier
+
 ALPHA = 1e-6
 """Default bound on the probability that anything in one invocation is attributed falsely."""
 
@@ -285,6 +287,38 @@ class Verifier(Checker):
     ) -> Verifier:
         """Open a bundle file; see :meth:`Bundle.open` for ``trust``, ``auditor`` and the errors raised."""
         return cls(Bundle.open(path, trust, auditor=auditor), device, parallel)
+
+    @staticmethod
+    def from_registry(
+        url: str,
+        *,
+        token: str | None = None,
+        bundle: Path | str | None = None,
+        trust: str | None = None,
+        home: Path | str | None = None,
+        device: str = "auto",
+        parallel: bool = False,
+    ) -> OnlineVerifier:
+        """A verifier that has no keys: it reads images here and asks the registry about the readings.
+
+        ``token`` is a registry's API token (by default HALLMARK_TOKEN). The networks come from a ``bundle``
+        file, which needs no keys, or else from what `verifier update` keeps in ``home``. :class:`InputError`
+        where nothing was fetched or the registry cannot be asked, :class:`TrustError` where the bundle is not
+        of the registry ``trust``.
+        """
+        from verifier.client import Client, read_token
+        from verifier.online import OnlineVerifier
+        from verifier.store import Store, default_home
+
+        if bundle is not None:
+            bundles = [Bundle.open(bundle, trust)]
+        else:
+            store = Store.at(url, default_home() if home is None else Path(home))
+            bundles = store.bundles()
+            if trust is not None and trust != store.registry:
+                raise TrustError(f"{url} is registry {store.registry}, not {trust}.", "Check trust.")
+        client = Client(url, read_token(None) if token is None else token)
+        return OnlineVerifier(bundles, client, device, parallel)
 
     @property
     def sources(self) -> list[tuple[Bundle, BundleModel]]:

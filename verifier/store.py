@@ -100,6 +100,13 @@ class Store:
             ) from None
 
 
+def default_home() -> Path:
+    """Where `verifier update` keeps what it fetched: HALLMARK_VERIFIER_HOME, else a configuration folder."""
+    import click
+
+    return Path(os.environ.get("HALLMARK_VERIFIER_HOME") or click.get_app_dir("hallmark-verifier"))
+
+
 def normal_url(url: str) -> str:
     """A registry's address without a slash at its end; :class:`InputError` for anything but http(s)."""
     try:

@@ -16,6 +16,24 @@ from verifier.finding import Finding, OnlineFinding
 
 NO_ODDS = "1 in 1"
 
+DISCLOSED = (
+    "This report contains the bits of the key. Whoever has it can read and forge this copy's fingerprint "
+    "from now on: images that turn up after it was handed out are no evidence against the holder of the copy."
+)
+
+GLOSSARY = (
+    ("copy", "The model's weights as one recipient got them. Each copy's weights carry a key of its own."),
+    ("key", "Random bits that leave a weak pattern, the fingerprint, in every image the copy makes."),
+    ("reading", "What a neural network makes out of an image: each bit, yes or no, clearly or weakly."),
+    ("score", "How well a reading agrees with a key, clear bits counting for more."),
+    ("bound", "The largest probability that a key drawn at random reaches such a score by accident."),
+    ("certificate", "The registry's signed statement, made when it issued the key, of whose it is."),
+    ("commitment", "A digest of the key's bits in the certificate: they cannot be exchanged afterwards."),
+    ("ledger", "A list of all certificates to which one can only add; a proof shows that an entry is in it."),
+    ("SHA-256", "A digest of a file: files with the same one are the same, byte for byte."),
+)
+"""Terms of a report in words for people who do not work with them."""
+
 _SCALES = ((12, "trillion"), (9, "billion"), (6, "million"))
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _WORDS_END = 15  # beyond, "trillion" means different numbers to different readers

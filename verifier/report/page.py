@@ -64,8 +64,8 @@ def _blocks(report: Report) -> Iterator[Block]:
         for number, exhibit in enumerate(report.exhibits, 1):
             yield _verdict(exhibit, f"Finding {number}")
     for number, exhibit in enumerate(report.exhibits):
-        label = f"Finding {number + 1}" if several else "Finding"
-        yield Heading(label)
+        label = f"Finding {number + 1}" if several else ""
+        yield Heading(label or "What was found")
         yield from _exhibit(exhibit, number, label)
     if report.case is not None and report.case.notes:
         yield Heading("Notes of the case")
@@ -73,6 +73,8 @@ def _blocks(report: Report) -> Iterator[Block]:
             yield from (Paragraph(line) for line in note.splitlines() if line.strip())
     yield Heading("What was used")
     yield Facts(list(_inputs(report)))
+    yield Heading("Words used here")
+    yield Facts([Fact(word, explained) for word, explained in words.GLOSSARY])
     yield Heading("Limits of the method")
     yield Bullets(list(dict.fromkeys(limit for e in report.exhibits for limit in words.limits(e.finding))))
     yield Heading("How to check this report")
@@ -93,8 +95,9 @@ def _head(report: Report) -> Iterator[Fact]:
 
 def _verdict(exhibit: Exhibit, label: str) -> Verdict:
     finding = exhibit.finding
+    verdict = "attributed" if finding.attributed else "not attributed"
     return Verdict(
-        f"{label}: {'attributed' if finding.attributed else 'not attributed'}",
+        f"{label}: {verdict}" if label else verdict,
         words.headline(finding),
         words.chance(finding),
         "strong" if finding.attributed else "plain",
@@ -118,6 +121,8 @@ def _exhibit(exhibit: Exhibit, number: int, label: str) -> Iterator[Block]:
         yield Facts(list(_copy(exhibit, copy, named)))
         if (bits := _bits(exhibit, place, named)) is not None:
             yield bits
+        if named.opened is not None:
+            yield Note(words.DISCLOSED, "warning")
     yield Heading("The images" if len(finding.images) > 1 else "The image", 3)
     if len(finding.images) > 1 and finding.attributed:
         yield Paragraph(

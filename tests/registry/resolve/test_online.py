@@ -28,7 +28,7 @@ from registry.trust import service as trust
 from tests.registry.resolve.support import caller, issue, organisation, signs
 from tests.registry.support import BITS, MODEL, SIDE, TinyModel
 from tests.registry.trust.clients import served
-from verifier import cli
+from verifier import Verifier, cli
 from verifier.bundle import Bundle
 from verifier.client import Client
 from verifier.errors import InputError, TrustError
@@ -484,3 +484,20 @@ def test_a_scan_asks_for_each_group_once_however_often_it_is_interrupted(
     assert by_name["first.png"]["verdict"] == "attributed"
     together = scan([str(world.folder / "*.png")], out, world.online(world.token()), pose_search=False)
     assert (together.groups, together.attributed, together.in_attributed_groups) == (1, 0, 3)
+
+
+def test_the_example_of_the_python_page_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/verifier-api.md, the example that asks a registry."""
+    from tests.verifier.test_api import examples, run
+
+    monkeypatch.chdir(world.folder)
+    world.of_copy(0)
+    export(world.home, world.folder / "public.bundle", BundleOptions())
+    (example,) = [(code, shown) for code, shown in examples() if "from_registry" in code]
+    run(*example, {"url": world.url, "token": world.token()}, logged=True)
+    fetched = Verifier.from_registry(world.url, token=world.token(), home=world.device, device="cpu")
+    assert fetched.check([world.of_copy(1)])[0].attributed
+    with pytest.raises(TrustError, match="not 0000"):
+        Verifier.from_registry(world.url, token=world.token(), home=world.device, trust="0" * 32)
+    with pytest.raises(InputError, match="nothing was fetched"):
+        Verifier.from_registry(world.url, token=world.token(), home=world.folder / "empty")
