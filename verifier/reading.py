@@ -14,7 +14,6 @@ handing batches from decoders to one session with many threads, and nobody waits
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -89,6 +88,9 @@ def in_parallel(work: Callable[[Task], Result], tasks: Iterable[Task], workers: 
     if workers == 1:
         yield from map(work, tasks)
         return
+    # Here: a check of one image starts faster without.
+    from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
     running: set[Future[Result]] = set()
     with ThreadPoolExecutor(workers) as pool:
         try:
