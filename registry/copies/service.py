@@ -39,7 +39,7 @@ from registry.copies.deliveries import (
     start,
 )
 from registry.copies.models import DeliveredCopy, Download
-from registry.errors import InputError
+from registry.errors import InputError, StateError
 from registry.generators.models import Model
 from registry.home import Home
 from registry.interrupts import between_steps
@@ -59,6 +59,7 @@ __all__ = [
     "countersignature_records",
     "download",
     "downloads",
+    "is_copy",
     "plan",
     "records",
 ]
@@ -153,6 +154,16 @@ def copy_digests(session: Session, model: Model) -> dict[int, bytes]:
 def downloads(session: Session) -> Sequence[Download]:
     """All deliveries in the order they were started."""
     return session.execute(select(Download).order_by(Download.id)).scalars().all()
+
+
+def is_copy(home: Home, weights: Path) -> bool:
+    """Whether the weights (file or folder) depend on the key of a copy of any model: see `registry trace`."""
+    from registry.copies.trace import trace
+
+    try:
+        return trace(home, weights).attributed
+    except StateError:  # no model has a basis yet, so there is no copy
+        return False
 
 
 def _refuse(key: IssuedKey, out: Path, receipt: Path) -> None:

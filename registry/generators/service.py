@@ -121,6 +121,8 @@ def add_model(
         with home.database.read() as session:
             owner = accounts.owner(session, organisation)
             _refuse_duplicate(session, owner, name, digest, options)
+        if source.basis is None:  # a builtin is nobody's copy
+            _refuse_copy(home, weights, folder)
         home.storage.put_folder(f"models/{digest}", folder)
 
     secret = os.urandom(32)
@@ -315,6 +317,20 @@ def _check_scheme(adapter: Adapter, folder: Path, options: SchemeOptions) -> Non
     scheme = adapter.choose_scheme(folder, options.scheme, options.shift)
     if scheme != "learned":
         chosen_rows(components(adapter.latent_shape(folder)), options.bits, options.shift, adapter.bits)
+
+
+def _refuse_copy(home: Home, weights: str, folder: Path) -> None:
+    """Refuse a copy that lost its certificate, say by conversion: its copies would lead to two recipients.
+
+    Whose it is, is not said: it may be another organisation's.
+    """
+    from registry.copies import service as copies
+
+    if copies.is_copy(home, folder):
+        raise InputError(
+            f"{weights}: these weights depend on the key of a copy that was issued here.",
+            "Register the base weights; `registry trace` says whose copy these are.",
+        )
 
 
 def _refuse_duplicate(session: Session, owner: int, name: str, digest: str, options: SchemeOptions) -> None:

@@ -113,6 +113,19 @@ def test_a_copy_is_named_with_every_bit_and_its_certificate(learned: Learned) ->
         )  # fmt: skip
 
 
+def test_a_copy_without_its_certificate_is_not_registered_as_a_base_model(
+    learned: Learned, tmp_path: Path
+) -> None:
+    stolen = shutil.copytree(learned.copies[1], tmp_path / "stolen")
+    (stolen / "hallmark.json").unlink()
+    for file in stolen.rglob("*.safetensors"):
+        saved({name: tensor.half() for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(InputError, match="stolen: these weights depend on the key of a copy"):
+        generators.add_model(learned.home, "mine", "latent-diffusion", str(stolen))
+    base = generators.add_model(learned.home, "mine", "latent-diffusion", str(learned.base))
+    assert base.label == "mine@1", "the base weights themselves carry no key"
+
+
 def int8(tensor: torch.Tensor) -> torch.Tensor:
     step = tensor.abs().max().clamp_min(1e-12) / 127
     return (tensor / step).round() * step
