@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("heic", "search")
+EXTRAS = ("heic", "search", "report")
 PROVIDERS = ("*onnxruntime_providers_cuda*", "*onnxruntime_providers_tensorrt*")
 KEPT = {"METADATA", "entry_points.txt"}  # of hallmark's own metadata: the rest tells of an editable install
 

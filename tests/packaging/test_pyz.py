@@ -54,6 +54,10 @@ def test_it_checks_images(pyz: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     findings = [json.loads(line) for line in done.stdout.splitlines()]
     assert [finding["copies"][0]["id"] for finding in findings] == [world.copy_id(7)] * 2
+    (tmp_path / "finding.json").write_text(done.stdout)
+    report = ("report", tmp_path / "finding.json", "--bundle", bundle, "--out", tmp_path / "report.pdf")
+    assert run(pyz, *report).returncode == 0
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_it_knows_its_version_and_what_it_can_do(pyz: Path) -> None:

@@ -60,6 +60,20 @@ def test_the_verifier_alone_checks_an_image(verifier_only: Environment, tmp_path
     assert json.loads(done.stdout)["copies"][0]["id"] == world.copy_id(7)
 
 
+def test_the_verifier_alone_writes_a_report(verifier_only: Environment, tmp_path: Path) -> None:
+    world = make_world(tmp_path, keys=20)
+    image, bundle, out = world.save_image(7), world.bundle(), tmp_path / "report"
+    finding = tmp_path / "finding.json"
+    finding.write_text(verifier_only.run("verifier", "check", image, "--bundle", bundle, "--json").stdout)
+    made = ("verifier", "report", finding, "--bundle", bundle, "--out")
+    done = verifier_only.run(*made, out.with_suffix(".html"))
+    assert done.returncode == 0, done.stderr
+    assert world.copy_id(7) in out.with_suffix(".html").read_text()
+    done = verifier_only.run(*made, out.with_suffix(".pdf"))
+    assert done.returncode == 2
+    assert "hallmark[report]" in done.stderr
+
+
 def test_the_verifier_alone_reads_all_formats_but_heic(verifier_only: Environment) -> None:
     done = verifier_only.run("verifier", "doctor", "--json")
     assert (done.returncode, done.stderr) == (0, "")
