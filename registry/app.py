@@ -15,7 +15,7 @@ from flask import Response, g, request
 
 from registry import probing
 from registry.api import access, problems
-from registry.api.document import Api, check_json, serve_document
+from registry.api.document import Api, Json, check_json, serve_document
 from registry.console import installing
 from registry.home import Home
 from registry.serving import requests
@@ -31,7 +31,8 @@ def create_app(home: Home) -> Api:
     """The application on an open registry, which stays open as long as the application serves."""
     app = Api("registry")
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.json = Json(app)
+    app.url_map.merge_slashes = False  # an address with two of them is not redirected: there is none such
     app.before_request(_name_request)
     requests.install(app)
     access.install(app, home)

@@ -189,9 +189,7 @@ def revoke_token(prefix: str) -> Answer:
     """Revoke a token."""
     who = principal()
     with home().database.write() as session:
-        row = tokens.get_token(session, who.organisation, prefix)
-        if row.person_id != who.person and Permission.MANAGE_PEOPLE not in who.permissions:
-            raise NotFoundError(f"you have no token {prefix}.", "See the list of your tokens.")
+        tokens.get_token(session, who.organisation, prefix, who)
         tokens.revoke(session, who.organisation, prefix)
     return done(url_for("admin_pages.list_tokens"), f"The token {prefix} is revoked.", "warn")
 
@@ -269,9 +267,7 @@ def _organisations(form: Form) -> str:
 
 def _tokens(form: Form, made: ApiToken | None = None, secret: str = "") -> str:
     who = principal()
-    chosen = select(ApiToken).where(ApiToken.organisation_id == who.organisation)
-    if Permission.MANAGE_PEOPLE not in who.permissions:
-        chosen = chosen.where(ApiToken.person_id == who.person)
+    chosen = select(ApiToken).where(ApiToken.organisation_id == who.organisation, tokens.within_reach(who))
     with home().database.read() as session:
         found = listing(session, chosen, ApiToken.id)
     scopes: list[Any] = sorted(permission.value for permission in who.permissions)

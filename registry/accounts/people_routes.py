@@ -17,7 +17,7 @@ from registry.api.access import home, principal, requires
 from registry.api.document import problem
 from registry.api.pages import PageQuery, page
 from registry.api.schemas import WHOLE, Body, Email, Name, Path, Reply
-from registry.errors import ForbiddenError, NotFoundError
+from registry.errors import ForbiddenError
 
 organisation_routes = APIBlueprint(
     "organisations",
@@ -289,9 +289,7 @@ def remove_factors(path: PersonPath) -> tuple[str, int]:
 def list_tokens(query: PageQuery) -> dict[str, Any]:
     """Your own tokens; for administrators, all of the organisation."""
     who = principal()
-    chosen = select(ApiToken).where(ApiToken.organisation_id == who.organisation)
-    if Permission.MANAGE_PEOPLE not in who.permissions:
-        chosen = chosen.where(ApiToken.person_id == who.person)
+    chosen = select(ApiToken).where(ApiToken.organisation_id == who.organisation, tokens.within_reach(who))
     with home().database.read() as session:
         rows, more = page(session, chosen, ApiToken.id, query)
         return {"items": [tokens.describe(row) for row in rows], "next": more}
@@ -324,9 +322,7 @@ def revoke_token(path: TokenPath) -> tuple[str, int]:
     """Revoke one of your tokens; administrators, any of the organisation."""
     who = principal()
     with home().database.write() as session:
-        row = tokens.get_token(session, who.organisation, path.prefix)
-        if row.person_id != who.person and Permission.MANAGE_PEOPLE not in who.permissions:
-            raise NotFoundError(f"you have no token {path.prefix}.", "See the list of your tokens.")
+        tokens.get_token(session, who.organisation, path.prefix, who)
         tokens.revoke(session, who.organisation, path.prefix)
     return "", 204
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, select, true, update
 from sqlalchemy.orm import Session
 
 from registry.accounts import security
@@ -145,13 +145,25 @@ def tokens(session: Session, organisation: int) -> Sequence[ApiToken]:
     return session.execute(query).scalars().all()
 
 
-def get_token(session: Session, organisation: int, prefix: str) -> ApiToken:
-    """An organisation's token; :class:`NotFoundError`."""
+def get_token(session: Session, organisation: int, prefix: str, who: Principal | None = None) -> ApiToken:
+    """An organisation's token, within the reach of ``who`` if he is given; :class:`NotFoundError`."""
     query = select(ApiToken).where(ApiToken.organisation_id == organisation, ApiToken.prefix == prefix)
+    if who is not None:
+        query = query.where(within_reach(who))
     row = session.execute(query).scalar_one_or_none()
     if row is None:
         raise NotFoundError(f"there is no token {prefix}.", "See the list of tokens.")
     return row
+
+
+def within_reach(who: Principal) -> ColumnElement[bool]:
+    """Which tokens of his organisation ``who`` may see and revoke: all, or those of the person he is.
+
+    A token that belongs to no person reaches itself alone.
+    """
+    if Permission.MANAGE_PEOPLE in who.permissions:
+        return true()
+    return ApiToken.id == who.token if who.person is None else ApiToken.person_id == who.person
 
 
 def revoke(session: Session, organisation: int, prefix: str) -> ApiToken:

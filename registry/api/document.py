@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from flask import current_app, request
+from flask.json.provider import DefaultJSONProvider
 from flask_openapi3 import APIBlueprint, Info, OpenAPI
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
@@ -29,6 +30,19 @@ _ALWAYS = {
 }
 _GUARDED = {"401": "Not authenticated", "403": "Permission is lacking"}
 _WITH_BODY = {"413": "Too large", "415": "Another media type is needed"}
+
+
+class Json(DefaultJSONProvider):
+    """JSON as all routes read and write it."""
+
+    sort_keys = False
+
+    def loads(self, s: str | bytes, **options: Any) -> Any:
+        """``ValueError`` for what is no JSON, and for what is nested deeper than anything that is meant."""
+        try:
+            return super().loads(s, **options)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
 
 
 class Api(OpenAPI):

@@ -192,6 +192,17 @@ def test_whose_token_is_forged_is_told_so(sqlite_browser: Browser, sqlite_home: 
     assert json.loads(event.detail) == {"token": row.prefix}
 
 
+def test_a_token_of_no_person_reaches_no_other(sqlite_browser: Browser, sqlite_home: Home) -> None:
+    with sqlite_home.database.write() as session:
+        other, _ = tokens.create(session, 1, "releases", Role.ADMIN)
+        own, secret = tokens.create(session, 1, "monitor", Role.VIEWER)
+    listed = with_token(sqlite_browser, secret, "/tokens").get_json()["items"]
+    assert [row["prefix"] for row in listed] == [own.prefix]
+    client, bearer = sqlite_browser.client, {"Authorization": f"Bearer {secret}"}
+    for prefix, status in ((other.prefix, 404), (own.prefix, 204)):
+        assert client.delete(f"/api/v1/tokens/{prefix}", headers=bearer).status_code == status
+
+
 def test_an_expired_token_does_not_hold(sqlite_browser: Browser, sqlite_home: Home) -> None:
     with sqlite_home.database.write() as session:
         row, secret = tokens.create(session, 1, "ci", Role.ADMIN)

@@ -37,7 +37,14 @@ def test_every_wrong_field_is_named_and_no_value_is_echoed(admin: Client) -> Non
 
 @pytest.mark.parametrize(
     ("body", "media_type", "status"),
-    [("{", "application/json", 400), ("{}", "text/plain", 415), ("", "application/json", 400)],
+    [
+        ("{", "application/json", 400),
+        ("{}", "text/plain", 415),
+        ("", "application/json", 400),
+        ("[" * 100_000, "application/json", 400),
+        ('{"model":' * 10_000, "application/json", 400),
+        ('{"count":' + "9" * 10_000 + "}", "application/json", 400),
+    ],
 )
 def test_a_body_that_is_no_json(admin: Client, body: str, media_type: str, status: int) -> None:
     assert admin.post("/keys", data=body, content_type=media_type).status_code == status
@@ -49,9 +56,10 @@ def test_a_body_that_is_too_large(admin: Client) -> None:
 
 
 def test_nothing_at_an_address(admin: Client) -> None:
-    refused = admin.get("/nowhere")
-    assert (refused.status_code, refused.mimetype) == (404, problems.MEDIA_TYPE)
-    assert refused.get_json()["detail"] == "there is nothing at this address."
+    for path in ("/nowhere", "//keys", "/keys/"):
+        refused = admin.get(path)
+        assert (refused.status_code, refused.mimetype) == (404, problems.MEDIA_TYPE)
+        assert refused.get_json()["detail"] == "there is nothing at this address."
 
 
 def test_a_method_that_is_not_allowed_says_which_are(admin: Client) -> None:
