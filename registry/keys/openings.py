@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from registry.accounts import security
 from registry.errors import InputError
 from registry.generators import service as generators
@@ -23,33 +25,40 @@ OPENED = "key.opened"
 LONGEST_REASON = 500
 
 
+def opening_of(home: Home, session: Session, key: service.IssuedKey) -> Opening:
+    """What opens a key's commitment, verified as a reader will. It is secret, and nothing is logged here.
+
+    :class:`TrustError` if what is stored does not prove what is derived.
+    """
+    secret = generators.model_secret(home.master, key.model)
+    opening = Opening(
+        registry=home.identity.registry,
+        public_key=home.identity.public_text,
+        certificate=key.document,
+        inclusion=ledger.describe_inclusion(
+            session, home.identity, ledger.entry(session, key.row.ledger_index)
+        ),
+        phi=service.derive(home, key).tobytes().hex(),
+        blinder=secret.blinders([key.row.key_id], [key.row.redraws])[0].tobytes().hex(),
+    )
+    opening.verify(home.identity.registry)
+    return opening
+
+
 def open_commitment(
     home: Home, reference: str, reason: str, organisation: int | None = None
 ) -> dict[str, Any]:
-    """The opened commitment of a key (of an organisation's models), verified as its reader will, and logged.
+    """The opened commitment of a key (of an organisation's models), for its reader; it is logged.
 
-    :class:`NotFoundError` if no such key was issued, :class:`InputError` without a ``reason``, a
-    :class:`TrustError` if what is stored does not prove what is derived; then nothing is disclosed.
+    :class:`NotFoundError` if no such key was issued, :class:`InputError` without a ``reason``; otherwise as
+    :func:`opening_of`, and where that raises nothing is disclosed.
     """
     reason = " ".join(reason.split())
     if not reason or len(reason) > LONGEST_REASON:
         raise InputError("--reason is empty or too long.", "Say in a sentence why the key is opened.")
-    registry = home.identity.registry
     with home.database.write() as session:
-        key = service.get_key(session, registry, reference, organisation)
-        logged = ledger.entry(session, key.row.ledger_index)
-        inclusion = ledger.describe_inclusion(session, home.identity, logged)
-        secret = generators.model_secret(home.master, key.model)
-        blinder = secret.blinders([key.row.key_id], [key.row.redraws])[0].tobytes()
-        opening = Opening(
-            registry=registry,
-            public_key=home.identity.public_text,
-            certificate=key.document,
-            inclusion=inclusion,
-            phi=service.derive(home, key).tobytes().hex(),
-            blinder=blinder.hex(),
-        )
-        opening.verify(registry)
+        key = service.get_key(session, home.identity.registry, reference, organisation)
+        opening = opening_of(home, session, key)
         whose = key.model.organisation_id
         security.record(session, OPENED, organisation=whose, key=opening.key_id, reason=reason)
     return opening.document()

@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 from tests.factories import World, make_world, signing_key
 from verifier import dsse
+from verifier.bundle import Bundle
 from verifier.cli import cli
 from verifier.errors import InputError, TrustError
-from verifier.report import commands, opened, render_html, render_pdf, statement
+from verifier.opening import Opening
+from verifier.report import commands, making, opened, render_html, render_pdf, sealed, statement
 from verifier.report.container import serialised
 
 AUDITOR = signing_key(77)
@@ -225,6 +227,18 @@ def test_the_key_stays_secret_unless_it_is_opened(world: World, run: Run, check:
     assert secret["phi"] in shown
     assert secret["blinder"] not in shown
     assert '"kind":"bits"' in shown
+
+
+def test_a_registry_computes_with_keys_that_its_report_does_not_show(world: World) -> None:
+    found = making.read_findings([world.folder / "set.json"])
+    bundle, opening = Bundle.open(world.folder / "public.bundle"), Opening.parse(world.opening(7))
+    using = making.Making(bundle, images=[world.folder], known=[opening], device="cpu")
+    report = making.make(found, using, title="Case 7", created_at="2026-11-27T12:00:00Z")
+    (exhibit,) = report.exhibits
+    assert exhibit.recomputed
+    assert exhibit.named[0].certificate == world.models[0].documents[7]
+    assert exhibit.named[0].opened is None
+    assert opening.phi not in sealed(report, world.key, "the registry").content.decode()
 
 
 def test_images_are_found_under_other_names(world: World, check: Run, tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ def make(files: Sequence[str], outs: Sequence[str], key: str | None, name: str, 
             None if options["bundle"] is None else Path(options["bundle"]),
             [Path(path) for path in options["images"]],
             [commitments.read(Path(path)) for path in options["openings"]],
-            options["show_bits"],
-            options["device"],
+            show_bits=options["show_bits"],
+            device=options["device"],
         )
         with _progress(sum(len(finding.images) for _, finding in found)) as advance:
             report = making.make(

@@ -91,12 +91,17 @@ def _flat(where: str, value: object) -> list[tuple[str, object]]:
 
 @dataclass(frozen=True)
 class Making:
-    """What a report is made from, apart from its findings: see :func:`make`."""
+    """What a report is made from, apart from its findings: see :func:`make`.
+
+    ``openings`` are disclosed in the report. ``known`` ones are not: a registry, which can derive every key,
+    computes with them and shows certificate and proof alone.
+    """
 
     bundle: Bundle
     bundle_path: Path | None = None
     images: Sequence[Path] = ()
     openings: Sequence[Opening] = ()
+    known: Sequence[Opening] = ()
     show_bits: bool = False
     device: str = "auto"
 
@@ -118,7 +123,7 @@ def make(
     bundle = using.bundle
     if bundle.readable:
         bundle.verify()
-    for opening in using.openings:
+    for opening in (*using.openings, *using.known):
         opening.verify(bundle.registry)
     maker = _Maker(using, progress)
     exhibits = [maker.exhibit(finding, ImageFiles(path.parent, using.images)) for path, finding in found]
@@ -239,7 +244,7 @@ class _Maker:
 
     def _phi(self, key_id: str) -> bytes | None:
         """The packed bits of a key, from an opening or the key table."""
-        for opening in self._using.openings:
+        for opening in (*self._using.openings, *self._using.known):
             if opening.key_id == key_id:
                 return bytes.fromhex(opening.phi)
         if self._verifier is not None and (place := self._bundle.find(key_id)) is not None:
@@ -252,6 +257,9 @@ class _Maker:
             if opening.key_id == copy.key_id:
                 opened = Opened(opening.phi, opening.blinder)
                 return Named(opening.certificate, opening.inclusion, opened)
+        for opening in self._using.known:
+            if opening.key_id == copy.key_id:
+                return Named(opening.certificate, opening.inclusion)
         if self._verifier is None or (place := self._bundle.find(copy.key_id)) is None:
             return Named()
         model, row = place

@@ -251,7 +251,8 @@ def _tested(exhibit: Exhibit) -> Iterator[Fact]:
     yield Fact("pose search", searched[exhibit.pose_search])
     if finding.lineage is not None:
         lineage = finding.lineage
-        yield Fact("lineage", f"{lineage.model} (confidence {lineage.confidence:.2f}), told without keys")
+        model = lineage.model or "none of the registered models"
+        yield Fact("lineage", f"{model} (confidence {lineage.confidence:.2f}), told without keys")
     yield Fact("ledger size", f"{words.count(finding.ledger.tree_size)} entries")
 
 
