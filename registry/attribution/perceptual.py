@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,9 +115,9 @@ def choose_perceptual(lpips: Path | None = None) -> Perceptual:
 def _load(trunk: Path) -> Mapping[str, torch.Tensor]:
     try:
         state = torch.load(trunk, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # bytes that are no pickle at all end anywhere in torch's reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{trunk}: not readable as PyTorch weights ({reason}).") from None
+        raise InputError(f"{trunk}: not readable as PyTorch weights ({reason}).") from error
     if not isinstance(state, Mapping):
         raise InputError(f"{trunk}: expected tensors by name.")
     return state

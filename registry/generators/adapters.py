@@ -29,8 +29,12 @@ from registry.fingerprints.basis import SCHEMES, Basis, Target
 from registry.progress import Progress
 
 ADAPTERS = {
+    "flow": "registry.generators.flow.adapter:FlowAdapter",
+    "gan": "registry.generators.gan.adapter:GanAdapter",
     "latent-diffusion": "registry.generators.latent_diffusion:LatentDiffusionAdapter",
+    "score": "registry.generators.score.adapter:ScoreAdapter",
     "stylegan2": "registry.generators.stylegan2.adapter:StyleGAN2Adapter",
+    "vae": "registry.generators.vae.adapter:VaeAdapter",
 }
 """Where each adapter lives: its libraries are loaded when it is asked for, and no others."""
 PICKLES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})

@@ -317,6 +317,11 @@ def _check_scheme(adapter: Adapter, folder: Path, options: SchemeOptions) -> Non
     scheme = adapter.choose_scheme(folder, options.scheme, options.shift)
     if scheme != "learned":
         chosen_rows(components(adapter.latent_shape(folder)), options.bits, options.shift, adapter.bits)
+    elif options.bits is not None and options.bits > (room := adapter.learnable(adapter.load(folder))):
+        raise InputError(
+            f"--bits {options.bits}: this model has {room} numbers in its weights that can carry keys.",
+            f"Give at most {room // 8 * 8}.",
+        )
 
 
 def _refuse_copy(home: Home, weights: str, folder: Path) -> None:

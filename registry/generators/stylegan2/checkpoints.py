@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -98,24 +98,8 @@ def check_model(folder: Path) -> None:
         raise InputError(f"{path}: missing.", _KNOWN)
     read_truncation(folder)
     stored = dict(_described(path))
-    layout = _checked_layout(stored, str(path))
-    wanted = _expected(layout)
-    for name in sorted(wanted.keys() - stored.keys()):
-        raise InputError(f"{path}: tensor {name} is missing.", _KNOWN)
-    for name in sorted(stored.keys() - wanted.keys()):
-        raise InputError(f"{path}: tensor {name} belongs to no StyleGAN2 generator of this layout.", _KNOWN)
-    for name, tensor in wanted.items():
-        if stored[name].shape != tensor.shape:
-            found = tuple(stored[name].shape)
-            raise InputError(f"{path}: tensor {name} has the shape {found}, not {tuple(tensor.shape)}.")
-    kernel = Upsample().kernel
     with safe_open(path, "pt") as file:
-        for name in stored:
-            values = file.get_tensor(name)
-            if not bool(torch.isfinite(values).all()):
-                raise InputError(f"{path}: tensor {name} holds NaN or infinite values.")
-            if name.endswith(".kernel") and not torch.allclose(values.float(), kernel, atol=1e-3):
-                raise InputError(f"{path}: tensor {name} is no [1, 3, 3, 1] blur: no other is known.")
+        _check_tensors(stored, file.get_tensor, str(path))
 
 
 def load_model(folder: Path) -> Synthesis:
@@ -151,7 +135,7 @@ def _unpickled(path: Path) -> object:
         raise InputError(
             f"{path}: not plain tensors, so it may hold code, and is refused.", CONVERT
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # bytes that are no pickle at all end anywhere in torch's reader
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path}: not a sound checkpoint ({reason}).") from error
 
@@ -167,7 +151,31 @@ def _completed(state: dict[str, torch.Tensor], where: str) -> dict[str, torch.Te
         maps = {n: torch.randn(t.shape, generator=rng) for n, t in wanted.items() if n.startswith("noises.")}
         state = {**state, **maps}
     kernels = {name for name in wanted if name.endswith(".kernel")} - state.keys()
-    return {**state, **{name: Upsample().kernel for name in sorted(kernels)}}
+    whole = {**state, **{name: Upsample().kernel for name in sorted(kernels)}}
+    _check_tensors(whole, whole.__getitem__, where)
+    return whole
+
+
+def _check_tensors(
+    stored: Mapping[str, torch.Tensor], values_of: Callable[[str], torch.Tensor], where: str
+) -> None:
+    """:class:`InputError` unless these are a generator's tensors, all finite; ``stored`` needs no values."""
+    wanted = _expected(_checked_layout(stored, where))
+    for name in sorted(wanted.keys() - stored.keys()):
+        raise InputError(f"{where}: tensor {name} is missing.", _KNOWN)
+    for name in sorted(stored.keys() - wanted.keys()):
+        raise InputError(f"{where}: tensor {name} belongs to no StyleGAN2 generator of this layout.", _KNOWN)
+    for name, tensor in wanted.items():
+        if stored[name].shape != tensor.shape:
+            found = tuple(stored[name].shape)
+            raise InputError(f"{where}: tensor {name} has the shape {found}, not {tuple(tensor.shape)}.")
+    kernel = Upsample().kernel
+    for name in stored:
+        values = values_of(name)
+        if not bool(torch.isfinite(values).all()):
+            raise InputError(f"{where}: tensor {name} holds NaN or infinite values.")
+        if name.endswith(".kernel") and not torch.allclose(values.float(), kernel, atol=1e-3):
+            raise InputError(f"{where}: tensor {name} is no [1, 3, 3, 1] blur: no other is known.")
 
 
 def _checked_layout(state: Mapping[str, torch.Tensor], where: str) -> Layout:

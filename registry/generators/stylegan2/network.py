@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,9 +57,10 @@ class Layout:
                 )
             return state[name].shape[1]
 
-        channels = [second("conv1.conv.weight", 5)]
-        while (name := f"convs.{2 * len(channels) - 2}.conv.weight") in state:
-            channels.append(second(name, 5))
+        found = [re.match(r"(convs|to_rgbs)\.(\d{1,3})\.", name) for name in state]
+        levels = max((int(m[2]) // (2 if m[1] == "convs" else 1) + 1 for m in found if m), default=0)
+        convolutions = ["conv1", *(f"convs.{2 * level}" for level in range(levels))]
+        channels = [second(f"{name}.conv.weight", 5) for name in convolutions]
         layers = sum(name.startswith("style.") and name.endswith(".weight") for name in state)
         return cls(second("conv1.conv.modulation.weight", 2), layers, tuple(channels))
 

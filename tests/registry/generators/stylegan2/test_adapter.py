@@ -366,6 +366,19 @@ def test_a_broken_file_is_named(name: str, tmp_path: Path) -> None:
         ADAPTER.import_weights(tmp_path / name, tmp_path)
 
 
+def test_bytes_that_are_no_checkpoint_are_named(tmp_path: Path) -> None:
+    (tmp_path / "garbage.pt").write_bytes(b"abc")
+    with pytest.raises(InputError, match=r"garbage\.pt: not a sound checkpoint"):
+        ADAPTER.import_weights(tmp_path / "garbage.pt", tmp_path)
+
+
+def test_a_tensor_of_a_checkpoint_is_named_with_the_file_that_was_given(tmp_path: Path) -> None:
+    state = dict(load_file(as_safetensors(tmp_path)))
+    state["to_rgb1.bias"][:] = torch.inf
+    with pytest.raises(InputError, match=r"given\.pt: tensor to_rgb1\.bias holds NaN or infinite"):
+        ADAPTER.import_weights(saved({"g_ema": state}, tmp_path / "given.pt"), tmp_path)
+
+
 def test_sizes_that_were_never_tried_are_refused(tmp_path: Path) -> None:
     state = make_state(Layout(8, 1, (4, 4, 4)))
     with pytest.raises(InputError, match="images of 16 pixels"):
@@ -405,7 +418,7 @@ def without_a_tensor(model: Path) -> str:
 
 def without_a_layer(model: Path) -> str:
     change(model, lambda state: state.pop("convs.2.conv.weight"))
-    return "images of 8 pixels"
+    return r"convs\.2\.conv\.weight is missing or misshapen"
 
 
 def with_an_extra_tensor(model: Path) -> str:
