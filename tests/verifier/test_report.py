@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.factories import World, make_world, signing_key
 from verifier import dsse
-from verifier.bundle import Bundle
+from verifier.bundle import Bundle, unix
 from verifier.cli import cli
 from verifier.errors import InputError, TrustError
 from verifier.opening import Opening
@@ -239,6 +239,19 @@ def test_a_registry_computes_with_keys_that_its_report_does_not_show(world: Worl
     assert exhibit.named[0].certificate == world.models[0].documents[7]
     assert exhibit.named[0].opened is None
     assert opening.phi not in sealed(report, world.key, "the registry").content.decode()
+
+
+def test_an_expired_bundle_serves_whoever_is_accused_later(world: World, check: Run, tmp_path: Path) -> None:
+    made_at = "2026-02-01T00:00:00Z"
+    path = world.bundle("old.bundle", with_keys=False, expires_at="2026-03-01T00:00:00Z")
+    bundle = Bundle.open(path, now=unix(made_at))
+    using = making.Making(bundle, images=[world.folder], openings=[Opening.parse(world.opening(7))])
+    found = making.read_findings([world.folder / "set.json"])
+    report = making.make(found, using, title="Then", created_at=made_at)
+    (tmp_path / "then.html").write_bytes(render_html(sealed(report, AUDITOR, "Ada")))
+    result = check(tmp_path / "then.html", "--bundle", path, "--images", world.folder)
+    assert result.exit_code == 0, result.output
+    one_sentence(check("report.html", "--bundle", path), 3, "expired")
 
 
 def test_images_are_found_under_other_names(world: World, check: Run, tmp_path: Path) -> None:
