@@ -49,7 +49,7 @@ def _context() -> dict[str, Any]:
         "me": None if current is None or who is None else current.person,
         "organisation_name": _organisation_name,
         "csrf_token": "" if current is None else current.csrf_token,
-        "entries": navigation.entries,
+        "menu_entries": navigation.entries,
         "may": lambda permission: Permission(permission) in allowed,
         "flashed": flashed,
         "endpoints": current_app.view_functions,

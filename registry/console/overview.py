@@ -227,7 +227,7 @@ def first_since(
 
     One more than the greatest number where all are earlier. Some twenty look-ups in the index of ``number``.
     """
-    least, greatest = session.execute(select(func.min(number), func.max(number))).one()._tuple()
+    least, greatest = (session.execute(select(end(number))).scalar() for end in (func.min, func.max))
     low, high = least or 0, (greatest or 0) + 1
     while low < high:
         middle = (low + high) // 2

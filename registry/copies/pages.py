@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, redirect, request, url_for
@@ -131,24 +132,23 @@ def issue_many() -> Answer:
     days = None
     if form.get("expires_days").strip():
         days = form.number("expires_days", 1, keys.LONGEST_DAYS)
-    try:
-        with form.refusals():
-            principal().require(Permission.WRITE_RECIPIENTS)
-            text = uploaded_text("table", LARGEST_TABLE)
-            form.values["table_text"] = text
+    bad: Sequence[bulk.BadRow] = ()
+    with form.refusals():
+        principal().require(Permission.WRITE_RECIPIENTS)
+        form.values["table_text"] = text = uploaded_text("table", LARGEST_TABLE)
+        try:
             if form.ok:
                 documents = bulk.issue_orders(home(), bulk.read_orders(text, form.get("model"), days), owner)
                 KEYS_ISSUED.inc(len(documents))
-                ids = [document["key_id"] for document in documents]
-                first, last = _range(ids[0], ids[-1])
+                first, last = _range(documents[0]["key_id"], documents[-1]["key_id"])
                 return done(
                     url_for("copy_pages.batch", first=first, last=last),
                     f"{len(documents):,} copies are issued, each with its certificate in the ledger.",
                 )
-    except bulk.RowsError as error:
-        form.refuse(error)
-        return _issue_page(form, many=True, bad=error.rows), 422
-    return _issue_page(form, many=True), 422
+        except bulk.RowsError as error:
+            bad = error.rows
+            raise
+    return _issue_page(form, many=True, bad=bad), 422
 
 
 @pages.get("/batch/<int:first>-<int:last>")

@@ -81,8 +81,19 @@ function choices(root) {
   update();
 }
 
+/** In a narrow window rows are cards, whose cells say which column they are. */
+function labels(root) {
+  for (const table of root.querySelectorAll("table.rows")) {
+    const names = [...table.querySelectorAll("thead th")].map((cell) => cell.textContent.trim());
+    for (const row of table.tBodies[0].rows) {
+      [...row.cells].forEach((cell, column) => (cell.dataset.label = names[column] ?? ""));
+    }
+  }
+}
+
 async function prepare(root) {
   localTimes(root);
+  labels(root);
   choices(root);
   for (const dialog of root.querySelectorAll("dialog[data-open]")) open(dialog);
   if (root.querySelector("[data-chart]")) (await import("./lib-charts.js")).charts(root);

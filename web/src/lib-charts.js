@@ -66,7 +66,7 @@ function options(spec) {
       areaStyle: spec.area ? { opacity: 0.15 } : undefined,
       lineStyle: one.dashed ? { type: "dashed" } : undefined,
       symbol: one.dashed ? "none" : undefined,
-      showSymbol: spec.x.length < 40,
+      showSymbol: spec.x.length < 20,
       symbolSize: numeric && spec.kind !== "line" ? 9 : 6,
       stack: spec.stack,
       barMaxWidth: 28,
