@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from registry.accounts import security
 from registry.accounts.models import Recipient
-from registry.accounts.permissions import Principal
+from registry.accounts.permissions import Permission, Principal
 from registry.db import unix_now
 from registry.errors import NotFoundError, StateError
 from registry.generators.models import Model
@@ -117,14 +117,18 @@ def visible(organisation: int) -> Select[Any]:
 
 
 def show(home: Home, principal: Principal, unmasking_id: str) -> dict[str, Any]:
-    """One unmasking; with the recipient once it is approved, which is logged each time."""
+    """One unmasking; with the recipient once it is approved, which is logged each time.
+
+    It is approved for those who asked: of the distributor's people only those see the recipient who see all.
+    """
     query = visible(principal.organisation).where(Unmasking.unmasking_id == unmasking_id)
     with home.database.write() as session:
         row = session.execute(query).scalar_one_or_none()
         if row is None:
             raise _unknown(unmasking_id)
         shown = _describe(session, row)
-        if row.state == APPROVED:
+        may_know = row.organisation_id == principal.organisation
+        if row.state == APPROVED and (may_know or Permission.READ_RECIPIENTS in principal.permissions):
             shown["recipient"] = _recipient(session, row)
             for organisation in {row.owner_id, row.organisation_id}:
                 security.record(session, SHOWN, organisation=organisation, unmasking=unmasking_id)

@@ -141,8 +141,11 @@ def test_a_recipient_is_told_after_the_distributor_agreed(ready: Home, approve: 
     assert admin.post(f"{path}/decision", decision).json["state"] == ("approved" if approve else "denied")
     assert admin.post(f"{path}/decision", decision).status_code == 409
     shown = auditor.get(path).json
+    own_auditor = caller(ready, app)  # of the distributor, whom nobody told
+    assert own_auditor.get(path).json["recipient"] is None
     if approve:
         assert (shown["recipient"]["email"], shown["recipient"]["key_id"]) == (RECIPIENT, key)
+        assert admin.get(path).json["recipient"]["email"] == RECIPIENT
     else:
         assert shown["recipient"] is None
         assert auditor.post("/unmaskings", wanted).status_code == 201  # with better reasons
