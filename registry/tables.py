@@ -12,6 +12,7 @@ from registry.identity import SigningKey
 from registry.jobs import models as _jobs
 from registry.keys import models as _keys
 from registry.ledger import models as _ledger
+from registry.lineage import models as _lineage
 from registry.resolve import models as _resolve
 from registry.trust import models as _trust
 
@@ -28,6 +29,7 @@ __all__ = [
     "_jobs",
     "_keys",
     "_ledger",
+    "_lineage",
     "_repeats",
     "_resolve",
     "_trust",

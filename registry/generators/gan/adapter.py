@@ -1,0 +1,23 @@
+"""Adapter of the zoo's family ``gan``: see :mod:`registry.generators.small`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from registry.generators.gan.network import Generator, Layout
+from registry.generators.small import SmallAdapter
+
+
+class GanAdapter(SmallAdapter):
+    """DCGAN generators."""
+
+    name = "gan"
+
+    def network(self, layout: Mapping[str, Any]) -> nn.Module:
+        return Generator(Layout(**layout))
+
+    def latent(self, layout: Mapping[str, Any]) -> tuple[int, ...]:
+        return (int(layout["latent"]),)

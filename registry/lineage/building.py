@@ -1,0 +1,166 @@
+"""Train, calibrate and write the lineage network: ``lineage.onnx`` and ``lineage.json``.
+
+build_network(images, real, Path("work"), Path("network"), steps=1500)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from registry.lineage.degrade import degrade
+from registry.lineage.encoder import SMALLEST, EncoderLayout, SetEncoder
+from registry.lineage.training import train_encoder
+from registry.lineage.zoo import CALIBRATE, REAL, TRAIN
+from verifier.lineage import SCHEMA
+
+Pixels = NDArray[np.uint8]
+Vectors = NDArray[np.float32]
+Embed = Callable[[Pixels, Sequence[Sequence[int]]], Vectors]
+
+WINDOW = 64
+SIZES = (1, 2, 4, 8, 16, 32)
+FALSE_REJECTION = 0.05
+SETS = 40
+"""Sets of each size and model that thresholds are chosen on."""
+CALIBRATED_ON = ("clean", "jpeg", "smaller", "blur")
+FINGERPRINT_SET = 16
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperature and threshold by the number of images in a set."""
+
+    sizes: tuple[int, ...]
+    temperature: tuple[float, ...]
+    reject: tuple[float, ...]
+
+
+def encoder_embed(encoder: SetEncoder) -> Embed:
+    """Embeddings by a torch encoder, in the form that :class:`verifier.lineage.LineageNetwork` has."""
+
+    def embed(pixels: Pixels, sets: Sequence[Sequence[int]]) -> Vectors:
+        membership = torch.zeros(len(sets), len(pixels))
+        for row, chosen in zip(membership, sets, strict=True):
+            for number in chosen:
+                row[number] += 1 / len(chosen)
+        with torch.no_grad():
+            found: Vectors = encoder(torch.from_numpy(np.asarray(pixels)), membership).numpy()
+        return found
+
+    return embed
+
+
+def fingerprint(embed: Embed, pixels: Pixels) -> NDArray[np.float64]:
+    """Unit mean direction (d,) of disjoint sets of ``pixels``."""
+    starts = range(0, len(pixels) - FINGERPRINT_SET + 1, FINGERPRINT_SET)
+    total = embed(pixels, [list(range(start, start + FINGERPRINT_SET)) for start in starts]).sum(0)
+    return np.asarray(total / np.linalg.norm(total), np.float64)
+
+
+def random_sets(count: int, size: int, pool: int, rng: np.random.Generator) -> list[list[int]]:
+    """``count`` sets of ``size`` numbers below ``pool``, each without repeats."""
+    return [rng.permutation(pool)[:size].tolist() for _ in range(count)]
+
+
+def calibrate(
+    embed: Embed, directions: NDArray[np.float64], own: Sequence[Pixels], none: Pixels
+) -> Calibration:
+    """Thresholds that turn away ``FALSE_REJECTION`` of the models' ``own`` sets, and honest temperatures.
+
+    ``directions`` (m, d) are fingerprints, ``none`` images of no registered model. The temperature is the one of
+    least negative log likelihood over both kinds of sets.
+    """
+    rng = np.random.default_rng(0)
+    distances: dict[int, list[NDArray[np.float64]]] = {size: [] for size in SIZES}
+    truth: dict[int, list[int]] = {size: [] for size in SIZES}
+    for number, pixels in enumerate([*own, none]):
+        for draw, kind in enumerate(CALIBRATED_ON):
+            changed = degrade(pixels, kind, 1000 + draw)
+            for size in SIZES:
+                sets = random_sets(SETS, min(size, len(pixels)), len(pixels), rng)
+                distances[size].append(1 - embed(changed, sets) @ directions.T)
+                truth[size] += [number] * len(sets)
+    temperatures, rejects = [], []
+    for size in SIZES:
+        table, labels = np.concatenate(distances[size]), np.array(truth[size])
+        mine = labels < len(own)
+        reject = float(np.quantile(table[mine, labels[mine]], 1 - FALSE_REJECTION))
+        whole = np.column_stack([table, np.full(len(table), reject)])
+
+        def cost(
+            temperature: float, whole: NDArray[np.float64] = whole, labels: NDArray[np.int64] = labels
+        ) -> float:
+            scores = -whole / temperature
+            scores -= scores.max(1, keepdims=True)
+            log_share = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+            return float(-log_share[np.arange(len(labels)), labels].mean())
+
+        temperatures.append(round(float(min(np.geomspace(0.005, 1, 60), key=cost)), 5))
+        rejects.append(round(reject, 5))
+    return Calibration(SIZES, tuple(temperatures), tuple(rejects))
+
+
+def relative_limit(embed: Embed, images: Mapping[str, Pixels]) -> float:
+    """The distance between "the same weights" and "another training": the geometric mean of the largest distance
+    of two halves of a model's images and the smallest one between models."""
+    halves = {name: np.array_split(pixels, 2) for name, pixels in images.items()}
+    found = {name: [fingerprint(embed, half) for half in both] for name, both in halves.items()}
+    names = sorted(found)
+    within = max(1 - found[name][0] @ found[name][1] for name in names)
+    between = min(1 - found[a][0] @ found[b][1] for a in names for b in names if a < b)
+    return round(float(np.sqrt(max(within, 1e-4) * max(between, 1e-4))), 5)
+
+
+def build_network(
+    images: Mapping[str, Pixels], real: Pixels, work: Path, folder: Path, steps: int
+) -> SetEncoder:
+    """Train on each model's part for training, with ``real`` photographs as one more source; calibrate; write."""
+    parts = {name: pixels[TRAIN] for name, pixels in images.items()}
+    encoder = train_encoder({**parts, REAL: real[TRAIN]}, EncoderLayout(), work, steps)
+    encoder.eval()
+    embed = encoder_embed(encoder)
+    names = sorted(images)
+    directions = np.stack([fingerprint(embed, parts[name]) for name in names])
+    own = [images[name][CALIBRATE] for name in names]
+    calibration = calibrate(embed, directions, own, real[CALIBRATE])
+    write_network(encoder, calibration, relative_limit(embed, parts), folder)
+    return encoder
+
+
+def write_network(encoder: SetEncoder, calibration: Calibration, relative: float, folder: Path) -> None:
+    """``lineage.onnx`` with dynamic numbers of images and sets and dynamic sides, and ``lineage.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    example = (torch.zeros((5, 32, 40, 3), dtype=torch.uint8), torch.full((2, 5), 0.2))
+    n, h, w, s = (torch.export.Dim(name, min=2, max=8192) for name in ("n", "h", "w", "s"))
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            encoder.eval(),
+            example,
+            folder / "lineage.onnx",
+            input_names=["pixels", "membership"],
+            output_names=["embeddings"],
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes={"pixels": {0: n, 1: h, 2: w}, "membership": {0: s, 1: n}},
+        )
+    document = {
+        "schema": SCHEMA,
+        "version": 1,
+        "smallest": SMALLEST,
+        "window": WINDOW,
+        **vars(calibration),
+        "false_rejection": FALSE_REJECTION,
+        "relative": relative,
+    }
+    (folder / "lineage.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,102 @@
+"""`registry lineage`: how registered models are related, and fingerprints computed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.command_line import OUT, home_option, json_option, opened, print_json
+
+if TYPE_CHECKING:
+    from registry.lineage.service import Relative
+
+
+@click.group()
+def lineage() -> None:
+    """See how registered models are related, told from their images alone."""
+
+
+@lineage.command("tree")
+@click.option("--out", type=OUT, metavar="FILE.svg", help="Write the dendrogram and distances as SVG.")
+@home_option
+@json_option
+def lineage_tree(out: Path | None, as_json: bool) -> None:
+    """Cluster the fingerprints of all registered models."""
+    from registry.errors import InputError
+    from registry.lineage import service
+
+    if out is None and not as_json:
+        raise InputError("nothing was asked for.", "Give --out FILE.svg, --json, or both.")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"{out}: no file can be written there.", "Name a file in a folder that exists.")
+    with opened() as home, home.database.read() as session:
+        tree = service.tree(session)
+    if out is not None:
+        out.write_text(tree.svg(), encoding="utf-8")
+    if as_json:
+        print_json(tree.document())
+    else:
+        click.echo(f"The tree of {len(tree.models)} models is in {out}.")
+
+
+@lineage.command("compute")
+@click.argument("name")
+@click.option(
+    "--samples",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Images that the model made (folder or zip) [default: draw them now].",
+)
+@home_option
+@json_option
+def lineage_compute(name: str, samples: Path | None, as_json: bool) -> None:
+    """Compute the fingerprint of model NAME and show its nearest relative.
+
+    `registry model add` and `registry model train` do this by themselves, except for a model that samples
+    slowly and is not trained yet, or whose sampler is not at hand.
+    """
+    from registry.errors import InputError
+    from registry.generators import service as generators
+    from registry.generators.adapters import get_adapter
+    from registry.generators.photographs import load_images
+    from registry.lineage import service
+
+    if samples is not None and not samples.exists():
+        raise InputError(f"{samples}: no such file or folder.", "Give --samples a folder or zip of images.")
+    with opened() as home:
+        with home.database.read() as session:
+            model = generators.get_model(session, name)
+        if samples is not None:
+            found = service.fingerprint_of(load_images(samples), str(samples))
+        else:
+            with home.storage.local(generators.base_name(model)) as folder:
+                generator = get_adapter(model.adapter).load(folder)
+                if (obstacle := generator.sampling_obstacle()) is not None:
+                    raise obstacle
+                found = service.sample_fingerprint(generator, model.label)
+        service.install(home.database, model, found)
+        with home.database.read() as session:
+            described = service.describe(session, model)
+            sentence = relative_sentence(service.relatives(session, model))
+    if as_json:
+        print_json(described)
+        return
+    click.echo(f"The lineage of {model.label} is known from {found.samples} images.")
+    if sentence:
+        click.echo(sentence)
+
+
+def relative_sentence(relatives: Sequence[Relative]) -> str:
+    """What is said of a model's nearest relative, nothing where it has none that it descends from."""
+    if not relatives:
+        return ""
+    nearest = relatives[0]
+    if nearest.derived:
+        return (
+            f"Warning: its images are those of {nearest.model} or of weights derived from it "
+            f"(distance {nearest.distance:g})."
+        )
+    return f"Its nearest relative is {nearest.model} (distance {nearest.distance:g})."

@@ -1,0 +1,37 @@
+"""The lineage tree in the console: how an organisation's models are related, by the images they make."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+from markupsafe import Markup
+
+from registry.accounts.permissions import Permission
+from registry.api.access import home, principal, requires
+from registry.console.page import Answer, render
+from registry.lineage import service
+
+pages = Blueprint("lineage_pages", __name__, url_prefix="/console/lineage", template_folder="templates")
+
+
+@pages.get("")
+@requires(Permission.READ_MODELS)
+def index() -> Answer:
+    """The tree and its distances; what is missing, where there are fewer than two fingerprints."""
+    owner = principal().organisation
+    with home().database.read() as session:
+        shipped = (service.FOLDER / "lineage.onnx").is_file()  # not in a checkout without the trained network
+        known = service.fingerprints(session, owner) if shipped else []
+        tree = service.tree(session, owner) if len(known) > 1 else None
+    # Made by us: names are escaped where the drawing is made, and it has no script and no style.
+    drawing = None if tree is None else Markup(tree.svg())  # noqa: S704
+    nearest = []
+    if tree is not None:
+        for row, name in enumerate(tree.models):
+            others = [
+                (float(tree.distances[row, column]), other)
+                for column, other in enumerate(tree.models)
+                if column != row
+            ]
+            nearest.append((name, *min(others)))
+    limit = service.network().spec.relative if tree is not None else 0.0
+    return render("lineage/index.html", drawing=drawing, nearest=nearest, known=known, limit=limit)

@@ -1,0 +1,266 @@
+"""Lineage: which registered model made a set of images, told without keys.
+
+    lineage = Lineage.from_bundle(bundle)             # None where the bundle has none
+    found = lineage.of([window(image) for image in images])
+    found.entry.model, found.entry.confidence, found.notes
+
+Members of a bundle: ``lineage/network.onnx`` (inputs ``pixels`` uint8 [n, h, w, 3], RGB, and ``membership``
+float32 [s, n], each row a set's weights of the images, which sum to one; output ``embeddings`` float32
+[s, d], unit length), ``lineage/lineage.json`` (:class:`LineageSpec`) and ``lineage/fingerprints.json``: for each
+model the direction in which sets of its own samples lie.
+
+- Of an image the central square of at most ``window`` pixels is read, never resized: resampling would
+  blur what tells models apart. Images with a side below ``smallest`` are left out, and that is said.
+- A set's distance from a model is one less the cosine between embedding and fingerprint. Alternative k has
+  the weight ``exp(-distance_k / temperature)``, "none of the registered models" ``exp(-reject / temperature)``;
+  the heaviest is the answer, its share of all weights the confidence. ``temperature`` and ``reject`` depend on
+  the number of images: they were calibrated on sets of every number in ``sizes``, so that a model's
+  own sets are turned away with probability ``false_rejection``.
+- A set that is none of the models' is tried as a mixture: its images are shared out among the two models
+  that most of them resemble, and if both parts are then told with a confidence of ``SURE``, that is said.
+
+Nothing here is evidence against anyone: a model says nothing of whose copy made an image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from verifier.devices import open_session
+from verifier.errors import InputError, TrustError, VerifierError
+from verifier.finding import LineageEntry
+
+if TYPE_CHECKING:
+    from verifier.bundle import Bundle
+
+SCHEMA = "hallmark/lineage/1"
+NETWORK, SPEC, FINGERPRINTS = "lineage/network.onnx", "lineage/lineage.json", "lineage/fingerprints.json"
+SURE = 0.8
+"""Confidence in each part of a mixture, below which a set is rather of an unknown model."""
+MIXED_LEAST = 3
+"""Images of each part of a mixture: fewer are told too badly to speak of."""
+RUN = 256
+"""Images read at a time at most."""
+
+Pixels = NDArray[np.uint8]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LineageSpec:
+    """``lineage.json``: how the network's embeddings are read.
+
+    ``relative`` is the distance between two models' fingerprints below which one descends from the other.
+    """
+
+    version: int
+    smallest: int
+    window: int
+    sizes: tuple[int, ...]
+    temperature: tuple[float, ...]
+    reject: tuple[float, ...]
+    false_rejection: float
+    relative: float
+
+    @classmethod
+    def parse(cls, document: Any, name: str = SPEC) -> LineageSpec:
+        """From the JSON object; :class:`InputError` naming the field that cannot be used."""
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise InputError(f"{name} is no description of a lineage network: expected schema {SCHEMA}.")
+        try:
+            values = {field: document[field] for field in cls.__dataclass_fields__}
+            lists = {field: tuple(values[field]) for field in ("sizes", "temperature", "reject")}
+            spec = cls(**{**values, **lists})
+            faults = {
+                "sizes": spec.sizes[:1] == (1,) and list(spec.sizes) == sorted(set(spec.sizes)),
+                "temperature": len(spec.temperature) == len(spec.sizes) and min(spec.temperature) > 0,
+                "reject": len(spec.reject) == len(spec.sizes) and min(spec.reject) > 0,
+                "smallest": 1 <= spec.smallest <= spec.window,
+                "window": spec.window <= 4096,
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{name} lacks or misnames a field: {error}.") from None
+        for field, sound in faults.items():
+            if not sound:
+                raise InputError(f"{name}: {field} has a value that cannot be used.")
+        return spec
+
+    def at(self, images: int) -> tuple[float, float]:
+        """Temperature and threshold for a set of so many images, between the calibrated numbers of them."""
+        place = np.log(images), np.log(self.sizes)
+        return float(np.interp(*place, self.temperature)), float(np.interp(*place, self.reject))
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A registered model's: ``embedding`` (d,) of unit length, from ``samples`` images of side ``size``."""
+
+    model: str
+    embedding: tuple[float, ...]
+    samples: int
+    size: int
+
+    @classmethod
+    def parse(cls, document: Any) -> Fingerprint:
+        """From the JSON object; KeyError, TypeError or ValueError where it is none."""
+        embedding = tuple(map(float, document["embedding"]))
+        if abs(sum(value * value for value in embedding) - 1) > 1e-3:
+            raise ValueError("an embedding is not of unit length")
+        return cls(str(document["model"]), embedding, int(document["samples"]), int(document["size"]))
+
+
+@dataclass(frozen=True)
+class LineageFinding:
+    """The answer for a set, None where no image could be read; ``notes`` say what concerns single images."""
+
+    entry: LineageEntry | None
+    notes: Mapping[int, str]
+
+
+class LineageNetwork:
+    """The set encoder on one device."""
+
+    def __init__(
+        self, onnx: bytes | memoryview, spec: LineageSpec, device: str = "auto", threads: int = 0
+    ) -> None:
+        """:class:`InputError` if the device is not available or the graph is no lineage network."""
+        self.spec = spec
+        self._session, self.device, _ = open_session(bytes(onnx), device, threads)
+        inputs = [node.name for node in self._session.get_inputs()]
+        outputs = [node.name for node in self._session.get_outputs()]
+        if (inputs, outputs) != (["pixels", "membership"], ["embeddings"]):
+            raise InputError(
+                "the ONNX file is no lineage network: it needs pixels, membership and embeddings."
+            )
+
+    def embed(self, images: Sequence[Pixels], sets: Sequence[Sequence[int]]) -> Vectors:
+        """Unit embeddings (s, d) of ``sets``, each a choice of ``images`` by number.
+
+        Images of different sizes are read apart; their embeddings are averaged, each with as many votes
+        as it has images.
+        """
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for number in sorted({number for chosen in sets for number in chosen}):
+            by_shape.setdefault(images[number].shape, []).append(number)
+        total: Vectors | None = None
+        for numbers in by_shape.values():
+            place = {number: i for i, number in enumerate(numbers)}
+            votes = np.zeros((len(sets), len(numbers)), np.float32)
+            for row, chosen in zip(votes, sets, strict=True):
+                for number in chosen:
+                    if number in place:
+                        row[place[number]] += 1
+            found = self._run(np.stack([images[number] for number in numbers]), votes)
+            total = found if total is None else total + found
+        if total is None:
+            raise InputError("no image was given.")
+        return np.asarray(total / np.linalg.norm(total, axis=1, keepdims=True), np.float32)
+
+    def _run(self, pixels: Pixels, votes: NDArray[np.float32]) -> Vectors:
+        """Sum over the parts of a set of embedding times votes; (s, d)."""
+        parts = []
+        for start in range(0, len(pixels), RUN):
+            part = votes[:, start : start + RUN]
+            weight = part.sum(1, keepdims=True)
+            membership = part / np.maximum(weight, 1)
+            feed = {"pixels": pixels[start : start + RUN], "membership": membership}
+            try:
+                (embeddings,) = self._session.run(["embeddings"], feed)
+            except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base
+                reason = str(error).splitlines()[0]
+                raise VerifierError(f"the lineage network failed on {self.device}: {reason}.") from None
+            parts.append(embeddings * weight)
+        return np.asarray(np.sum(parts, axis=0), np.float32)
+
+
+class Lineage:
+    """A lineage network and the fingerprints of the registered models."""
+
+    def __init__(self, network: LineageNetwork, fingerprints: Sequence[Fingerprint]) -> None:
+        self.network, self.spec = network, network.spec
+        self.models = [fingerprint.model for fingerprint in fingerprints]
+        self._directions = np.array([fingerprint.embedding for fingerprint in fingerprints], np.float32)
+        self.side = max((fingerprint.size for fingerprint in fingerprints), default=0)
+        """Side of the largest registered images: no smaller may a file be decoded."""
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, device: str = "auto") -> Lineage | None:
+        """That of a bundle, None where it has none; :class:`TrustError` where it cannot be used."""
+        if not bundle.holds(NETWORK):
+            return None
+        try:
+            spec = LineageSpec.parse(bundle.read_json(SPEC))
+            entries = bundle.read_json(FINGERPRINTS)["fingerprints"]
+            fingerprints = [Fingerprint.parse(entry) for entry in entries]
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            raise TrustError(f"the bundle's lineage cannot be used: {error}") from None
+        if not fingerprints:
+            return None
+        return cls(LineageNetwork(bundle.read(NETWORK), spec, device), fingerprints)
+
+    def of(self, images: Sequence[Pixels]) -> LineageFinding:
+        """Which model made the set of ``images``, each (h, w, 3) as :func:`window` cuts it."""
+        notes = {
+            number: f"{image.shape[1]} x {image.shape[0]} pixels are too few to tell the model that made it"
+            for number, image in enumerate(images)
+            if min(image.shape[:2]) < self.spec.smallest
+        }
+        readable = [number for number in range(len(images)) if number not in notes]
+        if not readable:
+            return LineageFinding(None, notes)
+        whole = self.network.embed(images, [readable])[0]
+        entry = self.answer(whole, len(readable))
+        if entry.model is None and (parts := self._parts(images, readable)):
+            told = [f"{model} ({len(chosen)} images)" for model, chosen, _ in parts]
+            for model, chosen, _ in parts:
+                notes.update(dict.fromkeys(chosen, f"of a mixed set: most like the images of {model}"))
+            confidence = min(confidence for _, _, confidence in parts)
+            entry = LineageEntry(None, confidence, f"the set mixes models: {' and '.join(told)}")
+        return LineageFinding(entry, notes)
+
+    def answer(self, embedding: Vectors, images: int) -> LineageEntry:
+        """The answer for a set of ``images`` images with this ``embedding`` (d,)."""
+        temperature, reject = self.spec.at(images)
+        distances = np.append(1 - self._directions @ embedding, reject).astype(np.float64)
+        weights = np.exp(-(distances - distances.min()) / temperature)
+        best = int(np.argmin(distances))
+        confidence = round(float(weights[best] / weights.sum()), 4)
+        if best == len(self.models):
+            return LineageEntry(None, confidence, "none of the registered models")
+        return LineageEntry(self.models[best], confidence)
+
+    def _parts(self, images: Sequence[Pixels], numbers: Sequence[int]) -> list[tuple[str, list[int], float]]:
+        """The two parts of a mixed set, with the confidence in each, or nothing."""
+        if len(numbers) < 2 * MIXED_LEAST or len(self.models) < 2:
+            return []
+        alone = self.network.embed(images, [[number] for number in numbers])
+        likeness = alone @ self._directions.T
+        votes = Counter(likeness.argmax(1).tolist()).most_common(2)
+        if len(votes) < 2:
+            return []
+        pair = [model for model, _ in votes]
+        nearer = likeness[:, pair].argmax(1)
+        chosen = [[n for n, part in zip(numbers, nearer, strict=True) if part == side] for side in (0, 1)]
+        if min(map(len, chosen)) < MIXED_LEAST:
+            return []
+        found = []
+        for model, part, embedding in zip(pair, chosen, self.network.embed(images, chosen), strict=True):
+            entry = self.answer(embedding, len(part))
+            if entry.model != self.models[model] or entry.confidence < SURE:
+                return []
+            found.append((entry.model, part, entry.confidence))
+        return found
+
+
+def window(image: Image.Image, side: int) -> Pixels:
+    """The central square of at most ``side`` pixels of an RGB image, (h, w, 3): what lineage is told from."""
+    width, height = min(side, image.width), min(side, image.height)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return np.asarray(image.crop((left, top, left + width, top + height)), np.uint8)
