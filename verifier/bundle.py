@@ -16,6 +16,8 @@ Members (see :mod:`verifier.archive` for the container)::
     models/<name>/network.onnx, network.json, and vectors.npz where the network has test vectors
     models/<name>/keys/...    only with keys: phi.bin (n x bits/8), certificates.bin (n x RECORD) and,
                               where recipients may be unmasked, recipients.json
+    lineage/...               the lineage network and the models' fingerprints (:mod:`verifier.lineage`), if
+                              the registry has any
     ledger/<level>            only with keys: all hashes of that tile level, one after the other
     keys.json                 only with keys for certain auditors: then the members of models/<name>/keys/
                               are encrypted (:mod:`verifier.sealed`) and end with .sealed
@@ -183,14 +185,15 @@ def write_bundle(
     revocations: Sequence[Revocation] = (),
     ledger: Sequence[bytes | bytearray | memoryview] = (),
     auditors: Sequence[X25519PublicKey] = (),
+    lineage: Mapping[str, bytes] | None = None,
 ) -> signing.Document:
     """Write a bundle to ``path`` (complete or not at all) and return its manifest.
 
     ``checkpoint`` is the signed note of the ledger's head, ``ledger`` its tile levels from the leaves up
     (each all hashes of the level), which a bundle with keys needs. With ``auditors`` only they can read
-    the keys. The same content gives the same bytes, unless it is encrypted. With keys the file is readable
-    by its owner only. ``ValueError`` where the parts contradict each other, ``OSError`` where files cannot
-    be read or written.
+    the keys. ``lineage`` holds the members of :mod:`verifier.lineage`, if any. The same content gives the
+    same bytes, unless it is encrypted. With keys the file is readable by its owner only. ``ValueError``
+    where the parts contradict each other, ``OSError`` where files cannot be read or written.
     """
     path = Path(path)
     registry = signing.registry_id(key.public_key())
@@ -209,6 +212,7 @@ def write_bundle(
         TRUST: trust_member(key.public_key()),
         CHECKPOINT: checkpoint.encode(),
         REVOCATIONS: revocations_member(revocations),
+        **(lineage or {}),
     }
     for model, content in zip(described, models, strict=True):
         members.update({f"{model.folder}/{name}": content.network / name for name in NETWORK_FILES})

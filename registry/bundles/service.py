@@ -26,6 +26,7 @@ from registry.generators.models import Model
 from registry.home import Home
 from registry.keys import service as keys
 from registry.ledger import service as ledger
+from registry.lineage import service as lineage
 from verifier import signing
 from verifier.bundle import RECORD, BundleModel, KeyContent, ModelContent, Revocation, utc, write_bundle
 from verifier.phi import SCHEME
@@ -93,6 +94,7 @@ def export(
             ],
             ledger=_levels(session) if options.with_keys else (),
             auditors=options.auditors,
+            lineage=lineage.members(session, chosen),
         )
 
 

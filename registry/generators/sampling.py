@@ -16,6 +16,8 @@ from verifier.inspect import MANIFEST
 
 ADAPTER_MARKS = {"model_index.json": "latent-diffusion", "generator.safetensors": "stylegan2"}
 """Files by which the adapter of a folder without ``hallmark.json`` is known."""
+ZOO_MARK = "zoo.json"
+"""The description of a small generator, which names its adapter (:mod:`registry.generators.small`)."""
 FIRST_STAGES = ("AutoencoderKL", "VQModel")
 """Classes by whose ``config.json`` a bare first stage is known; its own library is not loaded for that."""
 
@@ -47,11 +49,20 @@ def adapter_of(folder: Path) -> str:
     for mark, adapter in ADAPTER_MARKS.items():
         if (folder / mark).is_file():
             return adapter
+    if (folder / ZOO_MARK).is_file():
+        return _zoo_family(folder / ZOO_MARK)
     if _is_first_stage(folder / "config.json"):
         return "latent-diffusion"
     raise InputError(
         f"{folder}: neither a copy ({MANIFEST}) nor a known model folder ({', '.join(ADAPTER_MARKS)})."
     )
+
+
+def _zoo_family(description: Path) -> str:
+    try:
+        return str(json.loads(description.read_text(encoding="utf-8"))["family"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{description}: unreadable.", "Train or fetch the model again.") from None
 
 
 def _is_first_stage(config: Path) -> bool:

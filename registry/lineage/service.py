@@ -31,12 +31,12 @@ from registry.db import Database, unix_now
 from registry.errors import InputError, StateError
 from registry.generators.models import Model
 from registry.lineage.models import LineageFingerprint
-from registry.lineage.tree import Tree
 from verifier import lineage as reading
 from verifier.lineage import Fingerprint, LineageNetwork, LineageSpec, Pixels, window
 
 if TYPE_CHECKING:
     from registry.generators.adapters import Generator
+    from registry.lineage.tree import Tree
 
 FOLDER = Path(__file__).resolve().parent / "network"
 """The lineage network that ships with the package: ``lineage.onnx``, ``lineage.json`` and its card."""
@@ -62,10 +62,8 @@ class Relative:
 @functools.cache
 def network() -> LineageNetwork:
     """The shipped network on the CPU."""
-    document = json.loads((FOLDER / "lineage.json").read_bytes())
-    return LineageNetwork(
-        (FOLDER / "lineage.onnx").read_bytes(), LineageSpec.parse(document), "cpu", threads=1
-    )
+    spec = LineageSpec.parse(json.loads((FOLDER / "lineage.json").read_bytes()))
+    return LineageNetwork((FOLDER / "lineage.onnx").read_bytes(), spec, "cpu", threads=1)
 
 
 @functools.cache
@@ -190,6 +188,8 @@ def fingerprints(session: Session, organisation: int | None = None) -> list[Fing
 
 def tree(session: Session, organisation: int | None = None) -> Tree:
     """How an organisation's models are related; :class:`StateError` for fewer than two fingerprints."""
+    from registry.lineage.tree import Tree  # scipy is loaded for trees alone
+
     found = fingerprints(session, organisation)
     if len(found) < 2:
         raise StateError(
@@ -201,6 +201,8 @@ def tree(session: Session, organisation: int | None = None) -> Tree:
 
 def members(session: Session, models: Sequence[Model]) -> Mapping[str, bytes]:
     """A bundle's lineage members; none where no model of it has a fingerprint."""
+    if not (FOLDER / "lineage.onnx").is_file():
+        return {}
     found = [one for model in models if (one := fingerprint(session, model)) is not None]
     if not found:
         return {}
