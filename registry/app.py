@@ -105,6 +105,7 @@ def _register_pages(app: Api) -> None:
     from registry.generators.pages import pages as model_pages
     from registry.jobs.pages import pages as job_pages
     from registry.ledger.pages import pages as ledger_pages
+    from registry.lineage.pages import pages as lineage_pages
     from registry.resolve.grant_pages import pages as grant_pages
     from registry.trust.pages import pages as trust_pages
 
@@ -119,6 +120,7 @@ def _register_pages(app: Api) -> None:
         admin_pages,
         grant_pages,
         job_pages,
+        lineage_pages,
         trust_pages,
     ):
         app.register_blueprint(pages)

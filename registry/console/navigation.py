@@ -36,7 +36,7 @@ _LOOKED_AFTER = ("account_pages", "grant_pages", "job_pages", "trust_pages")
 
 ENTRIES = (
     Entry("Dashboard", "console.dashboard", Permission.READ_MODELS, "dashboard"),
-    Entry("Models", "model_pages.index", Permission.READ_MODELS, "models"),
+    Entry("Models", "model_pages.index", Permission.READ_MODELS, "models", ("lineage_pages",)),
     Entry("Recipients", "recipient_pages.index", Permission.READ_RECIPIENTS, "recipients"),
     Entry("Copies", "copy_pages.index", Permission.READ_KEYS, "copies"),
     Entry("Cases", "case_pages.index", Permission.RESOLVE, "cases"),

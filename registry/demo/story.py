@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,8 @@ RECIPIENTS = ("ada", "bruno", "chen", "dalia", "emeka")
 DOMAIN = "example.com"
 SET_SIZE = 4
 DRAWN_SIDE = 64
+VISITOR = "demo"
+"""Who may look at the registry in its console."""
 
 console = Console(highlight=False)
 
@@ -89,6 +92,10 @@ def run(plan: Plan) -> bool:
     with _step("a bundle for the auditor"):
         commands.registry("bundle", "export", "--out", bundle, "--with-keys", "--with-recipients")
 
+    password = secrets.token_urlsafe(12)
+    commands.registry("person", "add", VISITOR, "--role", "admin")
+    commands.registry("person", "password", VISITOR, "--stdin", said=password + "\n")
+
     with _step("every image checked alone and in sets of four"):
         trusting = commands.trusting(created["registry"])
         report = _check_all(trusting, bundle, jobs, foreign_jobs, out)
@@ -97,7 +104,7 @@ def run(plan: Plan) -> bool:
     (out / "report.json").write_text(json.dumps({**report.record(), "keys": keys}, indent=1) + "\n")
     write_page(report, out, keys, elapsed)
     _print(report)
-    _print_ending(report, out, elapsed)
+    _print_ending(report, out, elapsed, password)
     return not report.failures()
 
 
@@ -281,7 +288,7 @@ def _cells(counted: Tally) -> tuple[str, str, str]:
     return str(counted.right), wrong, str(counted.none)
 
 
-def _print_ending(report: Report, out: Path, elapsed: float) -> None:
+def _print_ending(report: Report, out: Path, elapsed: float, password: str) -> None:
     for sentence in report.failures():
         console.print(f"[bold red]missed:[/bold red] {sentence}")
     here = Path(os.path.relpath(out))
@@ -292,4 +299,8 @@ def _print_ending(report: Report, out: Path, elapsed: float) -> None:
   {here / "report.json"}    the same for programs
   verifier check {example} --bundle {here / "bundle.zip"}
   verifier inspect {here / "copies" / RECIPIENTS[0]}
-  registry --help           with HALLMARK_HOME={here / "home"}""")
+  registry --help           with HALLMARK_HOME={here / "home"}
+
+The console on all of this:
+  registry serve --home {here / "home"}
+  then http://localhost:8080 in a browser, as {VISITOR}, with the password {password}""")

@@ -36,6 +36,7 @@ LEAST_KEYS = 1_000_000
 _RECENT = 200
 """Jobs that are searched for those of one model: the newest of the organisation."""
 _STUDY_FIGURES = 4 << 20
+_NEAREST = 5
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._-]*(@[1-9][0-9]{0,8})?")
 ADAPTERS = (("latent-diffusion", "Latent diffusion (diffusers folder)"), ("stylegan2", "StyleGAN2"))
 SCHEMES = (
@@ -219,6 +220,7 @@ def _show(reference: str, form: Form, asked: str = "") -> str:
             if row.name == model.name and row.id != model.id
         ]
         own = _jobs_of(session, model)
+        relatives = _relatives(session, model)
     newest = networks[-1] if networks else None
     measured = {} if newest is None else _evidence(service.network_name(newest))
     hypotheses = max(LEAST_KEYS, issued)
@@ -232,6 +234,7 @@ def _show(reference: str, form: Form, asked: str = "") -> str:
         issued=issued,
         versions=versions,
         jobs=own[:10],
+        relatives=relatives,
         active=[job for job in own if job["state"] in ("queued", "running")],
         attacks=_attacks(measured, needed),
         hypotheses=hypotheses,
@@ -245,6 +248,15 @@ def _show(reference: str, form: Form, asked: str = "") -> str:
         form=form,
         asked=asked,
     )
+
+
+def _relatives(session: Session, model: Model) -> Sequence[Any]:
+    """The nearest other models by lineage."""
+    from registry.lineage import service as lineage  # which itself builds on this feature
+
+    if not (lineage.FOLDER / "lineage.onnx").is_file():  # a checkout without the trained network
+        return ()
+    return lineage.relatives(session, model)[:_NEAREST]
 
 
 def _active(session: Session, owner: int, kind: str) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ COMPUTING = "OMP_NUM_THREADS"
 def serve(
     host: str, port: int, bind: tuple[str, ...], workers: int, threads: int, grace: int, jobs: int | None
 ) -> None:
-    """Serve the HTTP API, and run background jobs beside it.
+    """Serve the console and the HTTP API, and run background jobs beside them.
 
     One command is enough on SQLite and local files. In production set a proxy in front that ends TLS; see
     deploy/README.md.

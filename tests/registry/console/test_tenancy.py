@@ -71,6 +71,7 @@ ROUTES: dict[str, Page] = {
     "GET /console/models/<model>": Page(404),
     "POST /console/models/<model>/<action>": Page(404),
     "GET /console/models/<model>/pictures/<job_id>/<file>": Page(404),
+    "GET /console/lineage": Page(200),
     # Recipients and copies.
     "GET /console/recipients": Page(200),
     "GET /console/recipients/new": Page(200),
