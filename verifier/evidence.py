@@ -29,6 +29,16 @@ absolute, about 1e-16 of the largest count, which swamps the tail.
 *Floor.* For s <= sum |L_j| the event holds for phi = sign(L), so p >= 2^-k, and the bound, being above
 p, never claims more. For s > sum |L_j| (by more than the rounding) it is impossible: -inf.
 
+*Biased keys.* A collusion-resistant model draws bit j with ``P(phi_j = +1) = p_j``, secret and fixed for all
+keys of the model (:mod:`verifier.phi`). Nothing above is said of signs alone then: with ``q_j = P(phi_j !=
+sign(L_j))``, which is ``1 - p_j`` where L_j > 0 and p_j otherwise, F is the sum of the l_j of the bits that
+miss, and its distribution follows from k steps ``c(f) <- (1 - q_j) c(f) + q_j c(f - l_j)`` from ``c(0) = 1``
+on. ``1 - p_j`` must be exact in float64 (the p_j are multiples of 2^-16), so that a step has two roundings,
+and the slack is ``(2 k + m) 2^-52 log10(e) + 1e-12``. Probabilities are held times 2^1000; what a product
+loses below the smallest subnormal number, at most 2^-1074 for each cell and step, is added to the sum, so
+that nothing below 1e-600 is ever claimed. The floor is that of the key ``sign(L)``: ``prod (1 - q_j)``, above
+2^-k on average.
+
 *Scores in floating point.* For logits that are not integers the score is lowered by
 ``2^-52 k sum |L_j|``, more than float64 summation in any order can have added.
 """
@@ -48,6 +58,7 @@ GRID = 1 << 19
 
 BITS_LIMIT = 2000
 _SCALE = -1000  # counts are held times 2**_SCALE
+_BIASED_SCALE = 1000  # probabilities of biased keys are held times 2**_BIASED_SCALE
 
 _LOG10_2 = math.log10(2.0)
 _LOG10_E = math.log10(math.e)
@@ -55,26 +66,28 @@ _LOGARITHM_ERROR = 1e-12
 _FIXED = 2200  # bits after the point in which scores and errors are exact: 1074 of a float, 1024 of u
 _LARGEST = 1e300  # BITS_LIMIT of them still have a sum
 _CHERNOFF_STEPS = 12
+_SETTLED = 1e-4  # relative change of t: the bound is flat at its least, so it moves by the square of that
 
 
 @overload
-def log10_tail(logits: ArrayLike, score: float) -> float: ...
+def log10_tail(logits: ArrayLike, score: float, plus: Floats | None = None) -> float: ...
 @overload
-def log10_tail(logits: ArrayLike, score: NDArray[Any]) -> Floats: ...
-def log10_tail(logits: ArrayLike, score: float | NDArray[Any]) -> float | Floats:
-    """Upper bound on ``log10 P(sum_j L_j phi_j >= score)`` for uniform signs phi.
+def log10_tail(logits: ArrayLike, score: NDArray[Any], plus: Floats | None = None) -> Floats: ...
+def log10_tail(logits: ArrayLike, score: float | NDArray[Any], plus: Floats | None = None) -> float | Floats:
+    """Upper bound on ``log10 P(sum_j L_j phi_j >= score)`` for uniform signs phi, or biased ones.
 
     ``logits`` has shape (k,) with one ``score``, or (m, k) with scores (m,); the result is a float or
-    (m,). ``ValueError`` for logits or scores that are not finite, or more than BITS_LIMIT of them.
+    (m,). ``plus`` (k,) holds ``P(phi_j = +1)``, between 0 and 1, where keys are biased. ``ValueError`` for
+    logits or scores that are not finite, more than BITS_LIMIT of them, or another number of biases.
     """
     rows, scores = np.atleast_2d(_finite(logits)), np.atleast_1d(_finite(score))
     if scores.shape != rows.shape[:1]:
         raise ValueError(f"{len(rows)} rows of logits, but scores of shape {scores.shape}")
-    tails = np.array([_Grid(row).log10_tail(value) for row, value in zip(rows, scores, strict=True)])
+    tails = np.array([_Grid(row, plus).log10_tail(value) for row, value in zip(rows, scores, strict=True)])
     return float(tails[0]) if np.ndim(logits) == 1 else tails
 
 
-def score_at(logits: ArrayLike, log10_p: float) -> float | Floats:
+def score_at(logits: ArrayLike, log10_p: float, plus: Floats | None = None) -> float | Floats:
     """The smallest attainable score whose :func:`log10_tail` is at most ``log10_p`` (below 0).
 
     ``logits`` (k,) gives a float, (m, k) gives (m,). A key is to be redrawn if its score reaches it.
@@ -85,12 +98,12 @@ def score_at(logits: ArrayLike, log10_p: float) -> float | Floats:
     if not log10_p < 0:
         raise ValueError(f"log10_p must be negative, not {log10_p}")
     rows = np.atleast_2d(_finite(logits))
-    scores = np.array([_Grid(row).score_at(log10_p) for row in rows])
+    scores = np.array([_Grid(row, plus).score_at(log10_p) for row in rows])
     return float(scores[0]) if np.ndim(logits) == 1 else scores
 
 
-def chernoff_log10(logits: ArrayLike, score: ArrayLike) -> float | Floats:
-    """Chernoff's bound on the same tail, ``min_t sum_j log cosh(t L_j) - t score``, as log10.
+def chernoff_log10(logits: ArrayLike, score: ArrayLike, plus: Floats | None = None) -> float | Floats:
+    """Chernoff's bound on the same tail, ``min_t sum_j log E exp(t L_j phi_j) - t score``, as log10.
 
     Shapes as in :func:`log10_tail`. Valid like it, several times cheaper on a batch and up to a decade
     and a half looser: it tells cheaply which tests are hopeless. Every t >= 0 gives a bound, so the
@@ -100,20 +113,23 @@ def chernoff_log10(logits: ArrayLike, score: ArrayLike) -> float | Floats:
     largest = np.abs(rows).max(axis=1, initial=0.0)
     scale = np.where(largest > 0, largest, 1.0)[:, None]
     weights, target = np.abs(rows) / scale, scores / scale[:, 0]
+    misses = 0.5 if plus is None else np.where(rows > 0, 1 - np.asarray(plus), plus)
     furthest = 64.0 * rows.shape[1]
     low, high = np.zeros(len(rows)), np.full(len(rows), furthest)
     t = np.clip(target / np.maximum((weights**2).sum(axis=1), 1e-300), 0.0, high)
     best = np.zeros(len(rows))
     for _ in range(_CHERNOFF_STEPS):
         x = t[:, None] * weights
-        best = np.minimum(best, log_cosh(x).sum(axis=1) - t * target)
-        tangent = np.tanh(x)
-        slope = (weights * tangent).sum(axis=1) - target
-        curvature = (weights**2 * (1 - tangent**2)).sum(axis=1)
+        # With q the share of misses, E exp(x sign phi) = exp(x) (1 - q + q exp(-2 x)).
+        moments = 1 + misses * np.expm1(-2 * x)
+        best = np.minimum(best, (x + np.log(moments)).sum(axis=1) - t * target)
+        tilted = misses * np.exp(-2 * x) / moments
+        slope = (weights * (1 - 2 * tilted)).sum(axis=1) - target
+        curvature = (4 * weights**2 * tilted * (1 - tilted)).sum(axis=1)
         low, high = np.where(slope < 0, t, low), np.where(slope < 0, high, t)
         step = t - slope / np.maximum(curvature, 1e-300)
         t = np.where((step > low) & (step < high), step, (low + high) / 2)
-    # log cosh and the sums are good to k units in the last place of terms of size t * sum |L|.
+    # Logarithms and sums are good to k units in the last place of terms of size 1 + t * sum |L|.
     error = 2.0**-50 * rows.shape[1] * (1.0 + furthest * weights.sum(axis=1))
     bound = np.minimum(best + np.minimum(error, -best), 0.0) * _LOG10_E
     return float(bound[0]) if np.ndim(logits) == 1 else bound
@@ -137,8 +153,10 @@ def log10_family(log10_p: float, hypotheses: int, acceptance: float = 1.0) -> fl
 class _Grid:
     """One row of logits on the grid of the module's proof."""
 
-    def __init__(self, logits: Floats) -> None:
-        weights = np.sort(np.abs(logits))
+    def __init__(self, logits: Floats, plus: Floats | None = None) -> None:
+        order = np.argsort(np.abs(logits), kind="stable")
+        weights = np.abs(logits)[order]
+        self._misses = None if plus is None else _misses(logits, plus)[order]
         if not 0 < len(weights) <= BITS_LIMIT:
             raise ValueError(f"expected 1 to {BITS_LIMIT} logits, got {len(weights)}")
         if weights[-1] > _LARGEST:
@@ -169,9 +187,10 @@ class _Grid:
         return float(self._log10_cumulative(most)[-1])
 
     def score_at(self, log10_p: float) -> float:
-        # log10_p < 0, and the tail at a score of 0 or less is at least 1/2: with p < 1/2 the search may
-        # stop half-way, otherwise the whole distribution is needed.
-        most = self.total // 2 if log10_p < -_LOG10_2 else self.total
+        # log10_p < 0, and the tail of uniform keys at a score of 0 or less is at least 1/2: with p < 1/2 the
+        # search may stop half-way, otherwise the whole distribution is needed.
+        half = self._misses is None and log10_p < -_LOG10_2
+        most = self.total // 2 if half else self.total
         flips = int(np.searchsorted(self._log10_cumulative(most), log10_p, side="right")) - 1
         if flips < 0:
             return math.inf
@@ -182,6 +201,8 @@ class _Grid:
 
     def _log10_cumulative(self, most: int) -> Floats:
         """Upper bounds on ``log10 P(F <= f)`` for f = 0 .. most, shape (most + 1,)."""
+        if self._misses is not None:
+            return self._log10_biased(most, self._misses)
         counts = np.zeros(most + 1)
         counts[0] = 2.0**_SCALE
         shifted = counts.copy()
@@ -197,6 +218,32 @@ class _Grid:
         bits = len(self.steps)
         slack = (bits + most) * 2.0**-52 * _LOG10_E + _LOGARITHM_ERROR
         return np.minimum(np.log10(sums) - (bits + _SCALE) * _LOG10_2 + slack, 0.0)
+
+    def _log10_biased(self, most: int, misses: Floats) -> Floats:
+        """The same for bits that miss their sign with probabilities ``misses``."""
+        mass = np.zeros(most + 1)
+        mass[0] = 2.0**_BIASED_SCALE
+        for step, miss in zip(self.steps.tolist(), misses.tolist(), strict=True):
+            if step == 0:
+                continue
+            kept = mass * (1 - miss)
+            if step <= most:
+                kept[step:] += miss * mass[: most + 1 - step]
+            mass = kept
+        bits = len(self.steps)
+        sums = np.cumsum(mass) + math.ldexp(bits * (most + 1), -1074)
+        slack = (2 * bits + most) * 2.0**-52 * _LOG10_E + _LOGARITHM_ERROR
+        return np.minimum(np.log10(sums) - _BIASED_SCALE * _LOG10_2 + slack, 0.0)
+
+
+def _misses(logits: Floats, plus: ArrayLike) -> Floats:
+    """``P(phi_j != sign(L_j))``, shape (k,)."""
+    biases = np.asarray(plus, np.float64)
+    if biases.shape != logits.shape:
+        raise ValueError(f"{len(logits)} logits, but biases of shape {biases.shape}")
+    if not ((biases > 0) & (biases < 1) & (1 - (1 - biases) == biases)).all():
+        raise ValueError("biases lie between 0 and 1, and 1 less one of them must be exact")
+    return np.where(logits > 0, 1 - biases, biases)
 
 
 def _exactly(value: float, exponent: int = 0) -> int:

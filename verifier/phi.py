@@ -9,6 +9,16 @@ Block b of phi is ``AES-256(K, key_id (12 bytes) || redraw (2 bytes) || b (2 byt
 endian, with ``K = HKDF-SHA-256(model secret, info="hallmark/phi/v1")``. Bit j of phi is bit
 ``7 - j % 8`` of byte ``j // 8`` of the blocks in order; 1 stands for +1. The blinder is two blocks of
 the same construction under ``info="hallmark/blinder/v1"``.
+
+**Collusion-resistant models** (scheme ``hallmark/phi/biased/v1``) draw bit j with a probability of its own,
+that of all keys of the model: ``P(phi_j = +1) = t_j / 65536`` with t_j one of BIASES. Nuida et al. ("An
+improvement of discrete Tardos fingerprinting codes", Designs, Codes and Cryptography, 2009) show that these
+two, half of the bits each, are the best for up to four colluders, whatever they do with the bits in which
+they differ. Which of the two is secret like the keys: bit j % 128 (as above) of block j // 128 of
+``AES-256(K_t, 0 (12 bytes) || j // 128 (4 bytes))``, ``K_t = HKDF-SHA-256(model secret,
+info="hallmark/bias/v1")``; 1 stands for the larger t_j. Bit j of a key is +1 if word j of 16 bits, big
+endian, of the blocks ``AES-256(K, key_id || redraw || b)`` in order, with ``K = HKDF-SHA-256( model secret,
+info="hallmark/phi/biased/v1")``, is less than t_j. Commitments and blinders are as above.
 """
 
 from __future__ import annotations
@@ -20,7 +30,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEME = "hallmark/phi/v1"
+BIASED = "hallmark/phi/biased/v1"
+SCHEMES = (SCHEME, BIASED)
 BLINDER = "hallmark/blinder/v1"
+BIAS = "hallmark/bias/v1"
+BIASES = (13849, 51687)
+"""In units of 2^-16: (1 - 1 / sqrt(3)) / 2 = 0.21132, and the rest to one."""
 KEY_ID_BYTES = 12
 BLINDER_BYTES = 32
 _BLOCK = 16
@@ -35,26 +50,37 @@ class ModelSecret:
         if len(secret) != 32:
             raise ValueError(f"a model secret has 32 bytes, not {len(secret)}")
         self._secret = secret
-        self._keys = {info: _hkdf(secret, info) for info in (SCHEME, BLINDER)}
+        self._keys = {info: _hkdf(secret, info) for info in (SCHEME, BIASED, BLINDER, BIAS)}
 
     def commitment(self) -> str:
         """Published when the model is registered: SHA-256 of a tag and the secret, in hex."""
         return hashlib.sha256(b"hallmark/model-secret/v1" + self._secret).hexdigest()
 
-    def bits(self, key_ids: Sequence[bytes], redraws: Sequence[int], bits: int) -> Packed:
+    def bits(
+        self, key_ids: Sequence[bytes], redraws: Sequence[int], bits: int, scheme: str = SCHEME
+    ) -> Packed:
         """Packed phi of each key, shape (n, bits / 8) uint8; ``bits`` is a positive multiple of 8."""
-        if bits <= 0 or bits % 8:
-            raise ValueError(f"the number of bits must be a positive multiple of 8, not {bits}")
-        return self._blocks(SCHEME, key_ids, redraws, -(-bits // 128))[:, : bits // 8]
+        _check(bits)
+        if scheme == SCHEME:
+            return self._blocks(SCHEME, key_ids, redraws, -(-bits // 128))[:, : bits // 8]
+        if scheme != BIASED:
+            raise ValueError(f"{scheme!r} is no scheme of keys")
+        words = self._blocks(BIASED, key_ids, redraws, -(-bits // 8)).view(">u2")[:, :bits]
+        return np.packbits(words < self.biases(bits), axis=1)
+
+    def biases(self, bits: int) -> NDArray[np.uint16]:
+        """``P(phi_j = +1)`` of collusion-resistant keys in units of 2^-16, shape (bits,)."""
+        _check(bits)
+        plain = np.zeros((-(-bits // 128), _BLOCK), np.uint8)
+        plain[:, 12:] = np.arange(len(plain), dtype=">u4").view(np.uint8).reshape(-1, 4)
+        chosen = np.unpackbits(self._encrypted(BIAS, plain))[:bits]
+        return np.array(BIASES, np.uint16)[chosen]
 
     def blinders(self, key_ids: Sequence[bytes], redraws: Sequence[int]) -> Packed:
         """The 32-byte blinder of each key's commitment, shape (n, 32) uint8."""
         return self._blocks(BLINDER, key_ids, redraws, BLINDER_BYTES // _BLOCK)
 
     def _blocks(self, info: str, key_ids: Sequence[bytes], redraws: Sequence[int], count: int) -> Packed:
-        # Imported here: a verifier unpacks keys and never derives any, and has to start quickly.
-        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
         n = len(key_ids)
         plain = np.zeros((n, count, _BLOCK), np.uint8)
         joined = b"".join(key_ids)
@@ -64,10 +90,25 @@ class ModelSecret:
         redraw = np.asarray(redraws, ">u2").reshape(n, 1)
         plain[:, :, 12:14] = redraw.view(np.uint8).reshape(n, 1, 2)
         plain[:, :, 14:16] = np.arange(count, dtype=">u2").view(np.uint8).reshape(1, count, 2)
+        return self._encrypted(info, plain).reshape(n, count * _BLOCK)
+
+    def _encrypted(self, info: str, plain: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        # Imported here: a verifier unpacks keys and never derives any, and has to start quickly.
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
         # A PRF on distinct blocks is what ECB computes; no block repeats, as (id, redraw, b) differ.
         encryptor = Cipher(algorithms.AES256(self._keys[info]), modes.ECB()).encryptor()
-        cipher = encryptor.update(plain.tobytes()) + encryptor.finalize()
-        return np.frombuffer(cipher, np.uint8).reshape(n, count * _BLOCK)
+        return np.frombuffer(encryptor.update(plain.tobytes()) + encryptor.finalize(), np.uint8)
+
+
+def probabilities(biases: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """:meth:`ModelSecret.biases` as probabilities, as :mod:`verifier.evidence` takes them."""
+    return biases / 65536.0
+
+
+def _check(bits: int) -> None:
+    if bits <= 0 or bits % 8:
+        raise ValueError(f"the number of bits must be a positive multiple of 8, not {bits}")
 
 
 def _hkdf(secret: bytes, info: str) -> bytes:

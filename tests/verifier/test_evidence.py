@@ -250,3 +250,77 @@ def test_logits_that_are_all_zero_say_nothing() -> None:
 def test_a_threshold_of_probability_one_or_more_is_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         score_at([1, 2], 0.0)
+
+
+BIAS_STEPS = st.integers(1, 2**16 - 1)
+
+
+def decimal_log10(value: Fraction) -> Decimal:
+    with localcontext() as context:
+        context.prec = 50
+        return (Decimal(value.numerator) / Decimal(value.denominator)).log10() if value else Decimal("-Inf")
+
+
+@given(st.lists(st.tuples(st.integers(-128, 128), BIAS_STEPS), min_size=1, max_size=8), st.data())
+@settings(max_examples=40, deadline=None)
+def test_biased_keys_are_bounded_from_above_and_tightly(
+    bits: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    logits = [logit for logit, _ in bits]
+    plus = np.array([step / 65536 for _, step in bits])
+    chances: dict[int, Fraction] = {}
+    for key in itertools.product((-1, 1), repeat=len(bits)):
+        score = sum(sign * logit for sign, logit in zip(key, logits, strict=True))
+        chance = Fraction(1)
+        for sign, (_, step) in zip(key, bits, strict=True):
+            chance *= Fraction(step if sign > 0 else 65536 - step, 65536)
+        chances[score] = chances.get(score, Fraction(0)) + chance
+    tested = data.draw(st.lists(st.sampled_from(sorted(chances)), min_size=1, max_size=6))
+    for score in [*tested, max(chances), max(chances) + 1]:
+        truth = decimal_log10(sum((c for s, c in chances.items() if s >= score), Fraction(0)))
+        bound = log10_tail(logits, score, plus)
+        assert Decimal(bound) >= truth
+        assert truth.is_infinite() or Decimal(bound) - truth < Decimal("1e-9")
+        assert chernoff_log10(logits, score, plus) >= bound - 1e-9
+    level = data.draw(st.floats(-6, -0.01))
+    least = score_at(logits, level, plus)
+    assert all((s >= least) == (log10_tail(logits, s, plus) <= level) for s in chances)
+
+
+def test_long_biased_keys_keep_their_bound_down_to_the_rarest() -> None:
+    """256 bits, exactly; the first score is that of the one key that agrees everywhere."""
+    rng = np.random.default_rng(3)
+    logits = rng.integers(-16, 17, 256)
+    steps = np.where(rng.random(256) < 0.5, 13849, 51687)
+    misses = [
+        Fraction(int(65536 - step if logit > 0 else step), 65536)
+        for logit, step in zip(logits, steps, strict=True)
+    ]
+    # In 2^-16ths with integers, not fractions: the same numbers, a hundred times faster.
+    masses = np.zeros(int(np.abs(logits).sum()) + 1, object)
+    masses[0] = 1
+    for logit, miss in zip(np.abs(logits).tolist(), misses, strict=True):
+        missed = int(miss * 65536)
+        kept = masses * (65536 - missed)
+        kept[logit:] += masses[: len(masses) - logit] * missed
+        masses = kept
+    sums, total = np.cumsum(masses), int(np.abs(logits).sum())
+    for flips in (0, 1, 40, 150, 300, 600, total // 2):
+        truth = decimal_log10(Fraction(int(sums[flips]), 65536**256))
+        bound = log10_tail(logits, total - 2 * flips, steps / 65536)
+        assert Decimal(bound) >= truth
+        assert Decimal(bound) - truth < Decimal("1e-9")
+
+
+def test_uniform_keys_are_biased_ones_of_a_half() -> None:
+    logits = np.random.default_rng(4).integers(-128, 129, 200)
+    for score in (0, 1000, 3000, int(np.abs(logits).sum())):
+        assert log10_tail(logits, score, np.full(200, 0.5)) == pytest.approx(
+            log10_tail(logits, score), abs=1e-9
+        )
+
+
+@pytest.mark.parametrize("plus", [[0.5], [0.0, 0.5], [1.0, 0.5], [0.5, 2.0**-60], [np.nan, 0.5]])
+def test_biases_that_prove_nothing_are_refused(plus: list[float]) -> None:
+    with pytest.raises(ValueError, match="biases"):
+        log10_tail([1, 2], 3, np.array(plus))

@@ -6,6 +6,9 @@ import hashlib
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,3 +75,35 @@ def test_what_is_no_secret_key_id_or_length_is_refused() -> None:
     for bits in (0, -8, 12):
         with pytest.raises(ValueError, match="multiple of 8"):
             secret.bits([KEY_ID], [0], bits)
+
+
+def test_biased_keys_are_computed_as_the_docstring_says() -> None:
+    """Against AES of single blocks, word by word."""
+
+    def aes(info: str, block: bytes) -> bytes:
+        key = HKDF(algorithm=SHA256(), length=32, salt=None, info=info.encode()).derive(SECRET)
+        encryptor = Cipher(algorithms.AES256(key), modes.ECB()).encryptor()
+        return encryptor.update(block) + encryptor.finalize()
+
+    secret, bits = phi.ModelSecret(SECRET), 136
+    chosen = b"".join(aes("hallmark/bias/v1", bytes(12) + b.to_bytes(4, "big")) for b in range(2))
+    biases = [(13849, 51687)[chosen[j // 8] >> (7 - j % 8) & 1] for j in range(bits)]
+    assert secret.biases(bits).tolist() == biases
+    blocks = b"".join(
+        aes("hallmark/phi/biased/v1", KEY_ID + (258).to_bytes(2, "big") + b.to_bytes(2, "big"))
+        for b in range(bits // 8)
+    )
+    words = [int.from_bytes(blocks[2 * j : 2 * j + 2], "big") for j in range(bits)]
+    signs = phi.unpack(secret.bits([KEY_ID], [258], bits, phi.BIASED))[0]
+    assert signs.tolist() == [1 if w < t else -1 for w, t in zip(words, biases, strict=True)]
+
+
+def test_bits_are_as_biased_as_they_shall_be() -> None:
+    secret = phi.ModelSecret(SECRET)
+    ids = [i.to_bytes(12, "big") for i in range(4000)]
+    share = (phi.unpack(secret.bits(ids, [0] * 4000, 256, phi.BIASED)) > 0).mean(axis=0)
+    plus = phi.probabilities(secret.biases(256))
+    assert abs(share - plus).max() < 5 * (0.25 / 4000) ** 0.5
+    assert 90 < (plus > 0.5).sum() < 166
+    with pytest.raises(ValueError, match="no scheme"):
+        secret.bits(ids, [0] * 4000, 256, "hallmark/phi/v9")
