@@ -34,12 +34,12 @@ class Commands:
         """The same, with the verifier accepting only bundles of the registry with this id."""
         return Commands(self._home, HALLMARK_TRUST=registry)
 
-    def registry(self, *arguments: str | Path, said: str | None = None) -> str:
+    def registry(self, *arguments: str | Path, typed: str | None = None) -> str:
         """Standard output of ``registry ARGUMENTS``; :class:`StateError` with its message if it fails.
 
-        ``said`` is what it reads from standard input.
+        ``typed`` is what it reads from standard input.
         """
-        return self._run("registry", arguments, (0,), said)
+        return self._run("registry", arguments, (0,), typed)
 
     def verifier(self, *arguments: str | Path) -> str:
         """Standard output of ``verifier ARGUMENTS``."""
@@ -60,12 +60,12 @@ class Commands:
         return json_objects(self.verifier("check", *images, "--bundle", bundle, "--json", *options))
 
     def _run(
-        self, program: str, arguments: Sequence[str | Path], accepted: Sequence[int], said: str | None = None
+        self, program: str, arguments: Sequence[str | Path], accepted: Sequence[int], typed: str | None = None
     ) -> str:
         command = [_installed(program), *map(str, arguments)]
         try:
             done = subprocess.run(
-                command, env=self._environment, capture_output=True, text=True, check=False, input=said
+                command, env=self._environment, capture_output=True, text=True, check=False, input=typed
             )
         except FileNotFoundError:
             raise StateError(

@@ -94,7 +94,7 @@ def run(plan: Plan) -> bool:
 
     password = secrets.token_urlsafe(12)
     commands.registry("person", "add", VISITOR, "--role", "admin")
-    commands.registry("person", "password", VISITOR, "--stdin", said=password + "\n")
+    commands.registry("person", "password", VISITOR, "--stdin", typed=password + "\n")
 
     with _step("every image checked alone and in sets of four"):
         trusting = commands.trusting(created["registry"])
