@@ -26,6 +26,7 @@ import hashlib
 import importlib
 import io
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,8 @@ _ORIENTATIONS = {
 _MAKER_TAGS = (0x010F, 0x0110, 0x0131)  # EXIF 2.32: Make, Model, Software
 _LONGEST_TRAIT = 100
 _UPRIGHT = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180)
+# Does not wait for somebody to write into a pipe; Windows has the one flag, others have the other.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _ROWS = 256  # converted at a time, which bounds the memory that floating point takes
 
 
@@ -132,14 +135,17 @@ def read_bounded(path: Path) -> bytes:
     A file that is written to meanwhile is refused: its digest would be that of no file there ever was.
     """
     try:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder.", "Give the images themselves.")
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path} is not an ordinary file.")
-        with path.open("rb") as file:
-            before = os.fstat(file.fileno())
-            data = file.read(MAX_BYTES + 1)
-            after = os.fstat(file.fileno())
+        file = os.open(path, _READ)
+        try:
+            before = os.fstat(file)
+            if stat.S_ISDIR(before.st_mode):
+                raise InputError(f"{path} is a folder.", "Give the images themselves.")
+            if not stat.S_ISREG(before.st_mode):
+                raise InputError(f"{path} is not an ordinary file.")
+            data = _up_to(file, min(before.st_size, MAX_BYTES) + 1)
+            after = os.fstat(file)
+        finally:
+            os.close(file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"cannot read {path}: {reason}.") from None
@@ -152,6 +158,14 @@ def read_bounded(path: Path) -> bytes:
     ) < after.st_size:
         raise InputError(f"{path} changed while it was read.", "Check it again once it is written.")
     return data
+
+
+def _up_to(file: int, most: int) -> bytes:
+    """The file's bytes, at most so many."""
+    parts = [os.read(file, most)]  # mostly all of them at once
+    while parts[-1] and (missing := most - sum(map(len, parts))):
+        parts.append(os.read(file, missing))
+    return b"".join(parts) if len(parts) > 2 else parts[0]
 
 
 def decode_image(data: bytes, name: str = "the image", max_pixels: int = MAX_PIXELS) -> Image.Image:

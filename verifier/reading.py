@@ -24,6 +24,7 @@ from verifier.errors import InputError
 from verifier.finding import ImageEntry
 from verifier.images import load_bytes, read_bounded
 from verifier.network import Network, Reading
+from verifier.quiet import quiet_warnings
 
 AHEAD = 3
 """Batches a worker that are under way or waiting: so many that one slow file does not hold up the others."""
@@ -56,6 +57,10 @@ class Reader:
 
     def read(self, files: Iterable[File]) -> list[ReadImage]:
         """Every file's reading, in order. Identity poses are read together, so batches should be small."""
+        with quiet_warnings():  # once, and not for every image
+            return self._read(files)
+
+    def _read(self, files: Iterable[File]) -> list[ReadImage]:
         read: list[ReadImage] = []
         images: list[Image] = []
         for name, content in files:

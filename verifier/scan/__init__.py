@@ -46,7 +46,7 @@ __all__ = ["ENGINES", "RULES", "Stopped", "Summary", "scan"]
 ENGINES = ("local", "ray")
 JOURNAL = ".journal"
 
-_TOGETHER = 8
+_TOGETHER = 16
 """Items in a batch: what a process that is killed may have to read again, for each of its workers."""
 
 _TOGETHER_SEARCHED = 2
