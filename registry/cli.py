@@ -95,6 +95,11 @@ def model() -> None:
 @click.option("--strength", type=float, metavar="S", help="Strength of the fingerprint.")
 @click.option("--shift", type=int, metavar="N", help="First principal component used.")
 @click.option("--psnr", type=float, metavar="DB", help="Choose the strength for this quality instead.")
+@click.option(
+    "--collusion-resistant",
+    is_flag=True,
+    help="Biased keys: against colluders who choose among their bits, at the price of evidence.",
+)
 @home_option
 @json_option
 def model_add(
@@ -106,6 +111,7 @@ def model_add(
     strength: float | None,
     shift: int | None,
     psnr: float | None,
+    collusion_resistant: bool,
     as_json: bool,
 ) -> None:
     """Register the generator at --weights under NAME.
@@ -115,7 +121,7 @@ def model_add(
     """
     from registry.generators import service
 
-    options = service.SchemeOptions(scheme, bits, strength, shift, psnr)
+    options = service.SchemeOptions(scheme, bits, strength, shift, psnr, collusion_resistant)
     with opened() as home:
         added = service.add_model(home, name, adapter, weights, options)
         with home.database.read() as session:

@@ -14,8 +14,9 @@ Members (see :mod:`verifier.archive` for the container)::
     checkpoint.txt            signed tree head of the ledger
     revocations.json          [{"key_id", "revoked_at", "reason"}]
     models/<name>/network.onnx, network.json, and vectors.npz where the network has test vectors
-    models/<name>/keys/...    only with keys: phi.bin (n x bits/8), certificates.bin (n x RECORD) and,
-                              where recipients may be unmasked, recipients.json
+    models/<name>/keys/...    only with keys: phi.bin (n x bits/8), certificates.bin (n x RECORD), for
+                              collusion-resistant models bias.bin (bits x 2 bytes, little endian: 2^-16)
+                              and, where recipients may be unmasked, recipients.json
     lineage/...               the lineage network and the models' fingerprints (:mod:`verifier.lineage`), if
                               the registry has any
     ledger/<level>            only with keys: all hashes of that tile level, one after the other
@@ -48,6 +49,8 @@ from numpy.typing import NDArray
 from verifier import certificate, merkle, signing
 from verifier.archive import Archive, ArchiveWriter, Source
 from verifier.errors import InputError, TrustError
+from verifier.phi import BIASED, probabilities
+from verifier.phi import SCHEME as SCHEME_UNIFORM
 from verifier.phi import KEY_ID_BYTES
 
 if TYPE_CHECKING:
@@ -134,12 +137,13 @@ class KeyContent:
     """The key table of a model: ``phi`` (n, bits / 8) uint8 and ``records`` (n,) of ``RECORD``, row by row.
 
     ``recipients`` lists names (e-mail addresses) that ``recipient_number`` counts from 1, or is None
-    where they are not to be disclosed.
+    where they are not to be disclosed. ``biases`` (bits,) are those of a collusion-resistant model.
     """
 
     phi: NDArray[np.uint8]
     records: Records
     recipients: Sequence[str] | None = None
+    biases: NDArray[np.uint16] | None = None
 
 
 @dataclass(frozen=True)
@@ -311,6 +315,12 @@ def _key_members(model: BundleModel, keys: KeyContent) -> dict[str, bytes | memo
         f"{model.folder}/keys/phi.bin": _bytes(keys.phi),
         f"{model.folder}/keys/certificates.bin": _bytes(keys.records),
     }
+    if (keys.biases is not None) != (model.scheme == BIASED):
+        raise ValueError(f"model {model.name}: biases belong to keys of scheme {BIASED}, and to no others")
+    if keys.biases is not None:
+        if keys.biases.shape != (model.bits,):
+            raise ValueError(f"model {model.name}: biases of shape {keys.biases.shape}")
+        members[f"{model.folder}/keys/bias.bin"] = keys.biases.astype("<u2").tobytes()
     if keys.recipients is not None:
         members[f"{model.folder}/keys/recipients.json"] = _json(list(keys.recipients))
     return members
@@ -461,6 +471,24 @@ class Bundle:
         if packed.size != count * (model.bits // 8):
             raise TrustError(f"{model.folder}/keys/phi.bin does not hold {count} keys")
         return packed.reshape(count, model.bits // 8)
+
+    def probabilities(self, model: BundleModel) -> NDArray[np.float64] | None:
+        """``P(phi_j = +1)`` (bits,) of a collusion-resistant model's keys; None where keys are uniform.
+
+        :class:`TrustError` for a scheme that this version does not know, or biases that cannot be.
+        """
+        if model.scheme == SCHEME_UNIFORM:
+            return None
+        name = f"{model.folder}/keys/bias.bin"
+        if model.scheme != BIASED or not {name, f"{name}{SEALED}"} & self._files.keys():
+            raise TrustError(
+                f"model {model.name} draws its keys by scheme {model.scheme}, which cannot be judged here.",
+                "Get a newer verifier, or the bundle again.",
+            )
+        found = np.frombuffer(self._secret(name), "<u2")
+        if found.shape != (model.bits,) or not found.all():
+            raise TrustError(f"{name} does not hold {model.bits} biases")
+        return probabilities(found)
 
     def records(self, model: BundleModel) -> Records:
         """The records (n,) of a model's keys, mapped from the file."""

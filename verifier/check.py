@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from verifier import evidence
 from verifier.bundle import Bundle, BundleModel
+from verifier.certificate import Certificate
 from verifier.devices import processors
 from verifier.errors import InputError, TrustError
 from verifier.finding import (
@@ -73,7 +74,7 @@ FIRST_SHARE = 0.9
 GROUPS_AT_A_TIME = 16
 """Groups judged together, times the number of workers that read."""
 
-IMAGES_AT_A_TIME = 8
+IMAGES_AT_A_TIME = 16
 """Images read together by one worker; bounds the memory that decoded images take."""
 
 _TESTS_AT_A_TIME = 512  # searched together, see Keys.top_batch
@@ -86,10 +87,13 @@ class _Model:
     entry: BundleModel
     network: Network
     keys: Keys
+    plus: NDArray[np.float64] | None
+    """``P(phi_j = +1)`` where keys are biased."""
 
     def log10_p(self, logits: NDArray[np.int64], score: int) -> float:
         """Bound for one key of this model, conditioned on its having passed the screening."""
-        return evidence.log10_family(evidence.log10_tail(logits, score), 1, self.entry.acceptance)
+        tail = evidence.log10_tail(logits, score, self.plus)
+        return evidence.log10_family(tail, 1, self.entry.acceptance)
 
 
 @dataclass(frozen=True)
@@ -270,6 +274,7 @@ class Verifier(Checker):
         if not bundle.models:
             raise InputError("the bundle holds no model.", "Export it again after `registry model add`.")
         self._models = [_open_model(bundle, entry, device, int(parallel)) for entry in bundle.models]
+        self._certificates: dict[tuple[int, int], Certificate] = {}
         self._named: dict[str, tuple[str, int, int | None]] = {}  # of copies in findings so far
         self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
         tested = EvidenceEntry(bundle.models[0].bits, self.hypotheses, ALPHA, 1)
@@ -357,7 +362,7 @@ class Verifier(Checker):
         limit = math.log10(tested.alpha / tested.groups)
         hypotheses = math.ceil(tested.hypotheses / test.weight)
         for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
-            at_most = float(evidence.chernoff_log10(test.logits, score))
+            at_most = float(evidence.chernoff_log10(test.logits, score, model.plus))
             if evidence.log10_family(at_most, hypotheses, model.entry.acceptance) > limit + HOPELESS:
                 return
             log10_p = model.log10_p(test.logits, score)
@@ -411,8 +416,16 @@ class Verifier(Checker):
         return finding
 
     def _copy_id(self, match: _Match) -> str:
-        model = self._models[match.model]
-        return self.bundle.certificate(model.entry, self.bundle.records(model.entry)[match.row]).copy_id
+        return self._certificate(match).copy_id
+
+    def _certificate(self, match: _Match) -> Certificate:
+        """A key's certificate, verified when it is named first; :class:`TrustError` if it does not hold."""
+        place = match.model, match.row
+        if place not in self._certificates:
+            entry = self._models[match.model].entry
+            record = self.bundle.records(entry)[match.row]
+            self._certificates[place] = self.bundle.certificate(entry, record)
+        return self._certificates[place]
 
     def _hypotheses(self, group: Group) -> int:
         """Tests made on a group: keys of each model times readings."""
@@ -426,7 +439,7 @@ class Verifier(Checker):
         """What the registry signed about a key; :class:`TrustError` if signature or inclusion fail."""
         model = self._models[match.model]
         record = self.bundle.records(model.entry)[match.row]
-        certificate = self.bundle.certificate(model.entry, record)
+        certificate = self._certificate(match)
         sha256 = record["copy_sha256"].tobytes()
         signs = model.keys.signs(match.row)
         place = int(record["ledger_index"])
@@ -455,13 +468,17 @@ class Verifier(Checker):
             if reading is None:
                 entries.append(entry)
                 continue
+            if len(readings) == 1:  # its own test is the one that named the copy
+                posed = replace(entry, pose=_pose_document(reading.pose), log10_p=match.log10_p)
+                entries.append(posed)
+                continue
             own, rest = reading.logits.astype(np.int64), pooled - reading.logits
             entries.append(
                 replace(
                     entry,
                     pose=_pose_document(reading.pose),
                     log10_p=model.log10_p(own, int(own @ signs)),
-                    log10_p_without=model.log10_p(rest, int(rest @ signs)) if len(readings) > 1 else None,
+                    log10_p_without=model.log10_p(rest, int(rest @ signs)),
                 )
             )
         return entries
@@ -489,7 +506,13 @@ def _open_model(bundle: Bundle, entry: BundleModel, device: str, threads: int) -
             "Ask its registry with --registry URL, or for one made by `registry bundle export --with-keys`.",
         )
     keys = AdaptiveKeys(bundle.phi(entry))
-    return _Model(entry, open_network(bundle, entry, device, threads), keys)
+    if len(keys) < entry.keys_issued:
+        raise TrustError(
+            f"the bundle holds {len(keys)} of the {entry.keys_issued} keys of model {entry.name}: whoever is "
+            "missing could not be found.",
+            "Get the bundle again from the registry that wrote it.",
+        )
+    return _Model(entry, open_network(bundle, entry, device, threads), keys, bundle.probabilities(entry))
 
 
 def _one_for_each_key(matches: Sequence[_Match]) -> list[_Match]:

@@ -40,13 +40,20 @@ class Recomputed:
 
 
 def recompute(
-    images: Sequence[Sequence[Reading]], signs: NDArray[np.int8], keys: int, acceptance: float
+    images: Sequence[Sequence[Reading]],
+    signs: NDArray[np.int8],
+    keys: int,
+    acceptance: float,
+    plus: NDArray[np.float64] | None = None,
 ) -> Recomputed:
-    """The verdict about the key ``signs`` (k,), one of ``keys``, from each image's ranked readings."""
+    """The verdict about the key ``signs`` (k,), one of ``keys``, from each image's ranked readings.
+
+    ``plus`` (k,) are the probabilities of +1 where keys are biased.
+    """
     wide = signs.astype(np.int64)
 
     def bound(logits: NDArray[np.int64]) -> float:
-        return evidence.log10_family(evidence.log10_tail(logits, int(logits @ wide)), 1, acceptance)
+        return evidence.log10_family(evidence.log10_tail(logits, int(logits @ wide), plus), 1, acceptance)
 
     def family(test: Test) -> float:
         return evidence.log10_family(bound(test.logits), math.ceil(keys / test.weight))

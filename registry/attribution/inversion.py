@@ -439,7 +439,8 @@ def identify(home: Home, model: Model, result: Result, alpha: float = ALPHA) -> 
     secret = generators.model_secret(home.master, model)
     table = KeyTable(keys.derive_table(secret, model, [r.key_id for r in rows], [r.redraws for r in rows]))
     (row,), (score,) = table.top(result.logits, 1)
-    log10_p = log10_family(log10_tail(result.logits, float(score)), 1, 1.0 - images * float(q))
+    tail = log10_tail(result.logits, float(score), keys.probabilities(home.master, model))
+    log10_p = log10_family(tail, 1, 1.0 - images * float(q))
     family = log10_family(log10_p, METHODS * issued)
     if family > math.log10(alpha):
         return nothing

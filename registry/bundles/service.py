@@ -29,7 +29,6 @@ from registry.ledger import service as ledger
 from registry.lineage import service as lineage
 from verifier import signing
 from verifier.bundle import RECORD, BundleModel, KeyContent, ModelContent, Revocation, utc, write_bundle
-from verifier.phi import SCHEME
 
 Seen = Callable[[int], None]
 
@@ -132,7 +131,7 @@ def _describe(session: Session, model: Model) -> BundleModel:
         adapter=model.adapter,
         bits=model.basis_bits,
         basis=model.basis.hex(),
-        scheme=SCHEME,
+        scheme=keys.scheme(model),
         strength=model.basis_strength,
         secret_commitment=model.secret_commitment.hex(),
         keys_issued=keys.count(session, model),
@@ -165,6 +164,7 @@ def _key_table(home: Home, session: Session, model: Model, options: BundleOption
     return KeyContent(
         phi=keys.derive_table(secret, model, key_ids, records["redraws"].tolist()),
         records=records,
+        biases=keys.biases(home.master, model),
         recipients=[recipient.email for recipient in everyone] if options.with_recipients else None,
     )
 

@@ -306,14 +306,14 @@ def _search(
     packed = keys.derive_table(
         secret, candidate.model, [row.key_id for row in rows], [row.redraws for row in rows]
     )
-    table = KeyTable(packed)
+    table, plus = KeyTable(packed), keys.probabilities(home.master, candidate.model)
     readings = candidate.projection.readings
     best = table.top_batch(np.stack([reading.logits for reading in readings]), COPIES_MOST)
     hits: dict[int, _Hit] = {}
     for reading, share, (numbers, scores) in zip(readings, shares(readings), best, strict=True):
         tested = math.ceil(hypotheses / share)
         for number, score in zip(numbers.tolist(), scores.tolist(), strict=True):
-            log10_p = _log10_p(reading.logits, score, tested, candidate.acceptance, math.log10(alpha))
+            log10_p = _log10_p(reading.logits, score, tested, candidate.acceptance, math.log10(alpha), plus)
             if log10_p is None:
                 break
             family = evidence.log10_family(log10_p, tested)
@@ -328,13 +328,18 @@ def _search(
 
 
 def _log10_p(
-    logits: NDArray[np.int64], score: int, hypotheses: int, acceptance: float, limit: float
+    logits: NDArray[np.int64],
+    score: int,
+    hypotheses: int,
+    acceptance: float,
+    limit: float,
+    plus: NDArray[np.float64] | None,
 ) -> float | None:
     """Bound for one key that passed the screening; None where all ``hypotheses`` miss alpha's logarithm."""
-    at_most = float(evidence.chernoff_log10(logits, score))
+    at_most = float(evidence.chernoff_log10(logits, score, plus))
     if evidence.log10_family(at_most, hypotheses, acceptance) > limit + HOPELESS:
         return None
-    log10_p = evidence.log10_family(evidence.log10_tail(logits, score), 1, acceptance)
+    log10_p = evidence.log10_family(evidence.log10_tail(logits, score, plus), 1, acceptance)
     return log10_p if evidence.log10_family(log10_p, hypotheses) <= limit else None
 
 

@@ -52,10 +52,13 @@ class RegisterModel(Body):
     strength: Annotated[float, Field(gt=0, lt=1e6)] | None = None
     shift: Annotated[int, Field(ge=0, le=1_000_000), WHOLE] | None = None
     psnr: Annotated[float, Field(ge=10, le=80)] | None = None
+    collusion_resistant: bool = False
 
     def options(self) -> SchemeOptions:
         """How the model is to be fingerprinted."""
-        return SchemeOptions(self.scheme, self.bits, self.strength, self.shift, self.psnr)
+        return SchemeOptions(
+            self.scheme, self.bits, self.strength, self.shift, self.psnr, self.collusion_resistant
+        )
 
 
 @job("register-model", RegisterModel, Permission.WRITE_MODELS)

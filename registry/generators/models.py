@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy import ForeignKey, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.db import Base
@@ -13,7 +13,8 @@ class Model(Base):
 
     ``scheme``, ``bits``, ``strength``, ``shift`` and ``psnr`` are what was asked for when the model was
     added (empty: left to the training); ``basis`` is the digest of the basis once there is one, and
-    ``basis_bits`` and ``basis_strength`` (decimal text) are read from it.
+    ``basis_bits`` and ``basis_strength`` (decimal text) are read from it. ``collusion_resistant`` models draw
+    biased keys (:mod:`verifier.phi`).
     """
 
     __tablename__ = "model"
@@ -30,6 +31,7 @@ class Model(Base):
     strength: Mapped[float | None]
     shift: Mapped[int | None]
     psnr: Mapped[float | None]
+    collusion_resistant: Mapped[bool] = mapped_column(default=False, server_default=false())
     basis: Mapped[bytes | None]
     basis_bits: Mapped[int | None]
     basis_strength: Mapped[str | None]

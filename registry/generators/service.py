@@ -56,7 +56,8 @@ class SchemeOptions:
 
     ``scheme`` is one of ``SCHEMES``; ``bits`` is a multiple of 8; ``strength`` the sigma of METHOD
     section 2, or else ``psnr`` the quality target in dB that chooses it; ``shift`` the first principal
-    component used.
+    component used. ``collusion_resistant`` draws the bits of keys with secret biases, so that colluders who pick
+    their bits cannot hide all of themselves; each bit then carries less evidence (docs/collusion.md).
     """
 
     scheme: str | None = None
@@ -64,6 +65,7 @@ class SchemeOptions:
     strength: float | None = None
     shift: int | None = None
     psnr: float | None = None
+    collusion_resistant: bool = False
 
     def check(self) -> None:
         """:class:`InputError` for a value that cannot be meant."""
@@ -343,7 +345,8 @@ def _refuse_duplicate(session: Session, owner: int, name: str, digest: str, opti
         Model.organisation_id == owner, Model.name == name, Model.digest == bytes.fromhex(digest)
     )
     for model in session.execute(query).scalars():
-        if (model.scheme, model.bits, model.strength, model.shift, model.psnr) == astuple(options):
+        asked = (model.scheme, model.bits, model.strength, model.shift, model.psnr, model.collusion_resistant)
+        if asked == astuple(options):
             raise StateError(
                 f"these weights are already registered as {model.label}.",
                 "Nothing was changed; see `registry model list`.",
@@ -380,6 +383,7 @@ def _register(
         strength=options.strength,
         shift=options.shift,
         psnr=options.psnr,
+        collusion_resistant=options.collusion_resistant,
         sealed_secret=home.master.seal(secret, _purpose(name, version)),
         secret_commitment=bytes.fromhex(secret_commitment),
         registered_at=now,
@@ -477,6 +481,7 @@ def describe(session: Session, model: Model) -> dict[str, Any]:
         "basis": None if model.basis is None else model.basis.hex(),
         "bits": model.basis_bits,
         "strength": model.basis_strength,
+        "collusion_resistant": model.collusion_resistant,
         "secret_commitment": model.secret_commitment.hex(),
         "registered_at": utc(model.registered_at),
         "networks": [

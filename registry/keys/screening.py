@@ -36,11 +36,13 @@ class Screen:
     thresholds: NDArray[np.float64]
 
     @classmethod
-    def against(cls, logits: NDArray[np.int16], q: float = Q) -> Screen:
-        """Compute the thresholds: some milliseconds an image."""
+    def against(
+        cls, logits: NDArray[np.int16], q: float = Q, plus: NDArray[np.float64] | None = None
+    ) -> Screen:
+        """Compute the thresholds: some milliseconds an image. ``plus`` (bits,) are the biases of keys."""
         if not len(logits):
             return cls(logits, np.zeros(0))
-        return cls(logits, np.asarray(score_at(logits, np.log10(q)), np.float64).reshape(len(logits)))
+        return cls(logits, np.asarray(score_at(logits, np.log10(q), plus), np.float64).reshape(len(logits)))
 
     def rejects(self, packed: Packed) -> NDArray[np.bool_]:
         """Which keys (n, bits / 8) reach the threshold of any foreign image; (n,) bool.

@@ -38,11 +38,12 @@ from registry.keys.models import KeyCount, KeyRevocation, UserKey
 from registry.keys.screening import Q_TEXT, Screen
 from registry.ledger import service as ledger
 from registry.ledger.audit import Record
+from registry.sealing import MasterKey
 from registry.storage import Storage
-from verifier import signing
+from verifier import phi, signing
 from verifier.bundle import utc
 from verifier.certificate import Certificate, leaf, normal_key_id
-from verifier.phi import KEY_ID_BYTES, SCHEME, ModelSecret, Packed, commitment
+from verifier.phi import BIASED, KEY_ID_BYTES, SCHEME, ModelSecret, Packed, commitment
 
 CHUNK = 10_000
 """Keys a transaction: a second of work, so that an interrupted bulk issue loses little."""
@@ -133,7 +134,7 @@ class Issuer:
     @classmethod
     def of(cls, home: Home, model: Model, network: NetworkVersion, recipient: Recipient) -> Issuer:
         """For a model with its newest network; the recipient may be one that is yet to be stored."""
-        return cls(home, model, recipient, _load_screen(home.storage, generators.network_name(network)))
+        return cls(home, model, recipient, _screen(home, model, generators.network_name(network)))
 
     @classmethod
     def open(cls, home: Home, model: str, email: str, organisation: int | None = None) -> Issuer:
@@ -157,7 +158,7 @@ class Issuer:
         issued_at = unix_now()
         expires_at = None if expires_days is None else issued_at + expires_days * DAY_SECONDS
         key_ids = _new_key_ids(count)
-        redraws, packed = _draw(self._secret, key_ids, _bits(self._model), self._screen)
+        redraws, packed = _draw(self._secret, key_ids, _bits(self._model), self._screen, scheme(self._model))
         committed = self._commitments(key_ids, redraws, packed)
         named = accounts.commitments(self._recipient, key_ids)
 
@@ -285,7 +286,7 @@ def select_keys(organisation: int) -> Any:
 def derive(home: Home, key: IssuedKey) -> Packed:
     """The key's bits, packed (bits / 8,), from the model's secret."""
     secret = generators.model_secret(home.master, key.model)
-    packed: Packed = secret.bits([key.row.key_id], [key.row.redraws], _bits(key.model))[0]
+    packed: Packed = derive_table(secret, key.model, [key.row.key_id], [key.row.redraws])[0]
     return packed
 
 
@@ -293,7 +294,25 @@ def derive_table(
     secret: ModelSecret, model: Model, key_ids: Sequence[bytes], redraws: Sequence[int]
 ) -> Packed:
     """The bits of many keys of a model, packed (n, bits / 8)."""
-    return secret.bits(key_ids, redraws, _bits(model))
+    return secret.bits(key_ids, redraws, _bits(model), scheme(model))
+
+
+def scheme(model: Model) -> str:
+    """How the keys of a model are drawn: what its certificates call it."""
+    return BIASED if model.collusion_resistant else SCHEME
+
+
+def biases(master: MasterKey, model: Model) -> NDArray[np.uint16] | None:
+    """The secret biases (bits,) of a collusion-resistant model's keys, in units of 2^-16."""
+    if not model.collusion_resistant:
+        return None
+    return generators.model_secret(master, model).biases(_bits(model))
+
+
+def probabilities(master: MasterKey, model: Model) -> NDArray[np.float64] | None:
+    """The same as :mod:`verifier.evidence` takes them: None for uniform keys."""
+    found = biases(master, model)
+    return None if found is None else phi.probabilities(found)
 
 
 def certificate_document(row: UserKey | Row[Any], model: Model, registry: str) -> signing.Document:
@@ -440,7 +459,7 @@ def _certificate(
         key_id=key_id.hex(),
         model=generators.reference(model),
         basis=model.basis.hex(),
-        scheme=SCHEME,
+        scheme=scheme(model),
         bits=_bits(model),
         redraws=redraws,
         recipient=recipient.hex(),
@@ -471,11 +490,11 @@ def _new_key_ids(count: int) -> list[bytes]:
 
 
 def _draw(
-    secret: ModelSecret, key_ids: Sequence[bytes], bits: int, screen: Screen
+    secret: ModelSecret, key_ids: Sequence[bytes], bits: int, screen: Screen, scheme: str = SCHEME
 ) -> tuple[NDArray[np.int64], Packed]:
     """Redraw counts (n,) and packed bits (n, bits / 8) of keys that pass the screen."""
     redraws = np.zeros(len(key_ids), np.int64)
-    packed = secret.bits(key_ids, redraws.tolist(), bits).copy()
+    packed = secret.bits(key_ids, redraws.tolist(), bits, scheme).copy()
     pending = np.flatnonzero(screen.rejects(packed))
     while len(pending):
         redraws[pending] += 1
@@ -485,9 +504,33 @@ def _draw(
                 "Train the model again.",
             )
         ids = [key_ids[i] for i in pending.tolist()]
-        packed[pending] = secret.bits(ids, redraws[pending].tolist(), bits)
+        packed[pending] = secret.bits(ids, redraws[pending].tolist(), bits, scheme)
         pending = pending[screen.rejects(packed[pending])]
     return redraws, packed
+
+
+def _screen(home: Home, model: Model, network: str) -> Screen:
+    """The screen of keys of a model against what a stored network read of foreign images."""
+    if not model.collusion_resistant:
+        return _load_screen(home.storage, network)
+    found = biases(home.master, model)
+    assert found is not None
+    return _load_biased_screen(home, network, model.id, found.tobytes())
+
+
+@lru_cache(maxsize=32)
+def _load_biased_screen(home: Home, network: str, model: int, secret: bytes) -> Screen:
+    """The same for biased keys: thresholds tell about the biases, so they are kept encrypted."""
+    logits = generators.foreign_logits(home.storage, network)
+    name = f"screens/{network.rpartition('/')[2]}-{Q_TEXT}-{model}.sealed"
+    if home.storage.exists(name):
+        try:
+            return Screen(logits, np.frombuffer(home.master.open(home.storage.read(name), name)))
+        except IntegrityError:  # of an earlier master key
+            pass
+    screen = Screen.against(logits, plus=phi.probabilities(np.frombuffer(secret, np.uint16)))
+    home.storage.put_bytes(name, home.master.seal(screen.thresholds.tobytes(), name))
+    return screen
 
 
 @lru_cache(maxsize=32)

@@ -360,6 +360,11 @@ class _CheckExhibit:
     def _recomputed(
         self, copy: CopyEntry, named: Named, paths: list[Path] | None, tell: Callable[[str], None]
     ) -> Recomputed:
+        if (named.certificate or {}).get("scheme") == phi.BIASED:
+            raise InputError(
+                "the copy is of a collusion-resistant model: an opened key is not enough for its bound.",
+                "Check the images themselves: verifier check with a bundle that holds the key table.",
+            )
         bits = self._bits(copy, named)
         network, entry = self._network(paths, self._digest(copy, named))
         group = self._group(network, paths)

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verifier import finding as findings
 from verifier import phi, signing
@@ -234,13 +235,16 @@ class _Maker:
     def _again(self, finding: Finding, group: Group, number: int, entry: BundleModel) -> Recomputed | None:
         """Score and bound of the first copy's key, where its bits are at hand."""
         bits = self._phi(finding.copies[0].key_id)
-        if bits is None:
-            return None
+        if bits is None or (entry.scheme == phi.BIASED and not self._bundle.has_keys(entry)):
+            return None  # the bound of biased keys needs the key table, which holds their biases
         keys = sum(model.keys_issued for model in self._bundle.models)
         signs = phi.unpack(np.frombuffer(bits, np.uint8))
-        again = recompute(group.readings[number], signs, keys, entry.acceptance)
+        again = recompute(group.readings[number], signs, keys, entry.acceptance, self._plus(entry))
         compare(finding, finding.copies[0], again.log10_p_family)
         return again
+
+    def _plus(self, entry: BundleModel) -> NDArray[np.float64] | None:
+        return self._bundle.probabilities(entry) if entry.scheme == phi.BIASED else None
 
     def _phi(self, key_id: str) -> bytes | None:
         """The packed bits of a key, from an opening or the key table."""
