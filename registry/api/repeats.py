@@ -8,7 +8,8 @@
 
 The answer is stored in the transaction that does the work, so both exist or neither. A repeat finds the row
 when it would insert its own: its work is not done and it is answered from there, also where the state of the
-registry would refuse it by now. The usual request, which is new, pays for nothing but the insert.
+registry would refuse it by now. The usual request, which is new, pays for nothing but the insert. Answers are
+kept for KEPT_DAYS; a running `registry worker` deletes older ones (:func:`forget_old`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from typing import Annotated
 
 from flask import Response, make_response, request
 from pydantic import Field, StringConstraints
-from sqlalchemy import ForeignKey, Integer, text
+from sqlalchemy import CursorResult, ForeignKey, Integer, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from registry.api.problems import Problem
 from registry.api.schemas import Described
-from registry.db import Base, unix_now
+from registry.db import DAY_SECONDS, Base, unix_now
 from registry.errors import RegistryError, StateError
 from registry.home import Home
 
 HEADER = "Idempotency-Key"
+KEPT_DAYS = 30
+_FORGOTTEN_AT_ONCE = 10_000  # rows of one transaction
 _KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -43,7 +46,7 @@ class IdempotencyKey(Base):
     request_sha256: Mapped[bytes]
     status: Mapped[int] = mapped_column(Integer())
     body: Mapped[str]
-    created_at: Mapped[int]
+    created_at: Mapped[int] = mapped_column(index=True)
 
 
 class RepeatHeader(Described):
@@ -54,7 +57,7 @@ class RepeatHeader(Described):
         Field(
             alias=HEADER,
             description="Any text of your choice, new for each new request: sent again, the request is "
-            "answered as the first time and not done again.",
+            f"answered as the first time and not done again, for {KEPT_DAYS} days.",
         ),
     ] = None
 
@@ -67,6 +70,10 @@ _KEEP = text(
     "INSERT INTO idempotency_key (organisation_id, key, request_sha256, status, body, created_at) "
     "VALUES (:organisation, :key, :request, :status, :body, :now) "
     "ON CONFLICT (organisation_id, key) DO NOTHING RETURNING status"
+)
+_OLD = text(
+    "DELETE FROM idempotency_key WHERE (organisation_id, key) IN "
+    "(SELECT organisation_id, key FROM idempotency_key WHERE created_at < :before LIMIT :most)"
 )
 
 
@@ -96,6 +103,19 @@ def once(home: Home, organisation: int, status: int, work: Callable[[Keep], str]
         if known is None:
             raise
         return _again(known, digest)
+
+
+def forget_old(home: Home) -> int:
+    """Delete the answers that are older than KEPT_DAYS; how many there were."""
+    old = {"before": unix_now() - KEPT_DAYS * DAY_SECONDS, "most": _FORGOTTEN_AT_ONCE}
+    forgotten, deleted = 0, _FORGOTTEN_AT_ONCE
+    while deleted == _FORGOTTEN_AT_ONCE:
+        with home.database.write() as session:
+            found = session.execute(_OLD, old)
+            assert isinstance(found, CursorResult)
+            deleted = found.rowcount
+        forgotten += deleted
+    return forgotten
 
 
 def _again(known: IdempotencyKey, digest: bytes) -> Response:

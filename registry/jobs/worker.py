@@ -17,6 +17,7 @@ import structlog
 from huey.consumer import BaseProcess, Consumer
 from sqlalchemy import select
 
+from registry.api import repeats
 from registry.home import Home
 from registry.jobs import service
 from registry.jobs.models import Job
@@ -57,18 +58,19 @@ class Watch:
 
 
 class Upkeep:
-    """What keeps verifiers current while a worker runs: a trust root, once there is one, is looked after."""
+    """What is looked after while a worker runs: the trust root, if there is one, and answers that are old."""
 
     def __init__(self, home: Home) -> None:
         self._home, self._next = home, 0.0
 
     def turn(self) -> None:
-        """Publish or refresh what is due, at most once in UPKEEP_SECONDS."""
+        """Do what is due, at most once in UPKEEP_SECONDS."""
         from registry.trust import service as trust
 
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + UPKEEP_SECONDS
+        repeats.forget_old(self._home)
         with self._home.database.read() as session:
             if not trust.exists(session):
                 return

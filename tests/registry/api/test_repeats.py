@@ -3,9 +3,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from sqlalchemy import func, select
+import pytest
+from sqlalchemy import func, select, update
 
+from registry.api import repeats
 from registry.api.document import Api
+from registry.db import DAY_SECONDS, unix_now
 from registry.home import Home
 from registry.keys.models import UserKey
 from registry.verification import verify_ledger
@@ -63,3 +66,20 @@ def test_organisations_choose_their_keys_apart(app: Api, admin: Client, ready: H
     other = client(app, ready, organisation="other")
     assert _issue(other, "order-1").status_code == 404  # its own request, which names a model it has not
     assert _issue(admin, "é").status_code == 422
+
+
+def test_answers_are_forgotten_after_a_while(
+    admin: Client, ready: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeats, "_FORGOTTEN_AT_ONCE", 2)
+    for number in range(5):
+        _issue(admin, f"order-{number}")
+    old = unix_now() - repeats.KEPT_DAYS * DAY_SECONDS - 1
+    with ready.database.write() as session:
+        chosen = update(repeats.IdempotencyKey).where(repeats.IdempotencyKey.key != "order-4")
+        session.execute(chosen.values(created_at=old))
+    assert repeats.forget_old(ready) == 4
+    assert repeats.forget_old(ready) == 0
+    assert _issue(admin, "order-4").headers["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in _issue(admin, "order-0").headers
+    assert _issued(ready) == 6
