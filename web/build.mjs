@@ -3,8 +3,18 @@
 
 import { build } from "esbuild";
 import { createHash } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, extname, join } from "node:path";
+
+// For WebAssembly, and for WebGPU.
+const RUNTIME = [
+  "ort.wasm.min.mjs",
+  "ort-wasm-simd-threaded.mjs",
+  "ort-wasm-simd-threaded.wasm",
+  "ort.webgpu.min.mjs",
+  "ort-wasm-simd-threaded.asyncify.mjs",
+  "ort-wasm-simd-threaded.asyncify.wasm",
+];
 
 const out = join(import.meta.dirname, "../registry/console/assets");
 rmSync(out, { recursive: true, force: true });
@@ -36,6 +46,13 @@ for (const name of readdirSync(join(import.meta.dirname, "public"))) {
   files[name] = `${basename(name, extname(name))}-${digest}${extname(name)}`;
   writeFileSync(join(out, files[name]), content);
 }
+
+// onnxruntime-web is no part of the bundle: its 41 MB are fetched by one page, and are not committed.
+const runtime = join(import.meta.dirname, "node_modules", "onnxruntime-web");
+files.onnxruntime = `onnxruntime-${JSON.parse(readFileSync(join(runtime, "package.json"), "utf8")).version}`;
+mkdirSync(join(out, files.onnxruntime));
+for (const name of RUNTIME) copyFileSync(join(runtime, "dist", name), join(out, files.onnxruntime, name));
+
 const sorted = Object.fromEntries(Object.entries(files).sort());
 writeFileSync(join(out, "manifest.json"), JSON.stringify(sorted, null, 2) + "\n");
 
