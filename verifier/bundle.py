@@ -49,9 +49,8 @@ from numpy.typing import NDArray
 from verifier import certificate, merkle, signing
 from verifier.archive import Archive, ArchiveWriter, Source
 from verifier.errors import InputError, TrustError
-from verifier.phi import BIASED, probabilities
+from verifier.phi import BIASED, KEY_ID_BYTES, probabilities
 from verifier.phi import SCHEME as SCHEME_UNIFORM
-from verifier.phi import KEY_ID_BYTES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey

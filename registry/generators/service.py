@@ -56,8 +56,8 @@ class SchemeOptions:
 
     ``scheme`` is one of ``SCHEMES``; ``bits`` is a multiple of 8; ``strength`` the sigma of METHOD
     section 2, or else ``psnr`` the quality target in dB that chooses it; ``shift`` the first principal
-    component used. ``collusion_resistant`` draws the bits of keys with secret biases, so that colluders who pick
-    their bits cannot hide all of themselves; each bit then carries less evidence (docs/collusion.md).
+    component used. ``collusion_resistant`` draws the bits of keys with secret biases, against colluders who
+    choose among their bits; each bit then carries less evidence (docs/collusion.md).
     """
 
     scheme: str | None = None

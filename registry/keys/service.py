@@ -515,21 +515,29 @@ def _screen(home: Home, model: Model, network: str) -> Screen:
         return _load_screen(home.storage, network)
     found = biases(home.master, model)
     assert found is not None
-    return _load_biased_screen(home, network, model.id, found.tobytes())
+    return _load_biased_screen(
+        home.storage,
+        home.master,  # type: ignore[arg-type]  # hashed by identity
+        network,
+        model.id,
+        found.tobytes(),
+    )
 
 
 @lru_cache(maxsize=32)
-def _load_biased_screen(home: Home, network: str, model: int, secret: bytes) -> Screen:
+def _load_biased_screen(
+    storage: Storage, master: MasterKey, network: str, model: int, secret: bytes
+) -> Screen:
     """The same for biased keys: thresholds tell about the biases, so they are kept encrypted."""
-    logits = generators.foreign_logits(home.storage, network)
+    logits = generators.foreign_logits(storage, network)
     name = f"screens/{network.rpartition('/')[2]}-{Q_TEXT}-{model}.sealed"
-    if home.storage.exists(name):
+    if storage.exists(name):
         try:
-            return Screen(logits, np.frombuffer(home.master.open(home.storage.read(name), name)))
+            return Screen(logits, np.frombuffer(master.open(storage.read(name), name)))
         except IntegrityError:  # of an earlier master key
             pass
     screen = Screen.against(logits, plus=phi.probabilities(np.frombuffer(secret, np.uint16)))
-    home.storage.put_bytes(name, home.master.seal(screen.thresholds.tobytes(), name))
+    storage.put_bytes(name, master.seal(screen.thresholds.tobytes(), name))
     return screen
 
 
