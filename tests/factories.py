@@ -167,6 +167,7 @@ class IssuedModel:
     records: NDArray[np.void]
     documents: list[signing.Document]
     seed: int
+    biases: NDArray[np.uint16] | None = None
 
     def signs(self, row: int) -> NDArray[np.int8]:
         """Key of a row, (k,)."""
@@ -255,7 +256,7 @@ class World:
             ModelContent(
                 model.entry,
                 model.network,
-                KeyContent(model.phi, model.records, self.recipients) if with_keys else None,
+                KeyContent(model.phi, model.records, self.recipients, model.biases) if with_keys else None,
             )
             for model in self.models
         ]
@@ -272,7 +273,14 @@ class World:
 
 
 def _issue(
-    key: Ed25519PrivateKey, network: Path, name: str, keys: int, bits: int, first_index: int, seed: int
+    key: Ed25519PrivateKey,
+    network: Path,
+    name: str,
+    keys: int,
+    bits: int,
+    first_index: int,
+    seed: int,
+    scheme: str,
 ) -> IssuedModel:
     entry = BundleModel(
         name=name,
@@ -281,7 +289,7 @@ def _issue(
         adapter="latent-diffusion",
         bits=bits,
         basis=BASIS,
-        scheme=phi.SCHEME,
+        scheme=scheme,
         strength="0.64",
         secret_commitment="00" * 32,
         keys_issued=keys,
@@ -291,7 +299,7 @@ def _issue(
     secret = phi.ModelSecret(hashlib.sha256(name.encode()).digest())
     key_ids = [hashlib.sha256(b"%s key %d" % (name.encode(), i)).digest()[:12] for i in range(keys)]
     redraws = [i % 3 for i in range(keys)]
-    packed = secret.bits(key_ids, redraws, bits)
+    packed = secret.bits(key_ids, redraws, bits, scheme)
     blinders = secret.blinders(key_ids, redraws)
     records = np.zeros(keys, RECORD)
     documents = []
@@ -323,18 +331,25 @@ def _issue(
             1 + i % 2,
             _octets(base64.b64decode(document["signature"])),
         )
-    return IssuedModel(entry, network, packed, records, documents, seed)
+    biases = secret.biases(bits) if scheme == phi.BIASED else None
+    return IssuedModel(entry, network, packed, records, documents, seed, biases)
 
 
 def make_world(
-    folder: Path, *, keys: int = 50, bits: int = 64, models: Sequence[str] = ("flowers",), key_seed: int = 1
+    folder: Path,
+    *,
+    keys: int = 50,
+    bits: int = 64,
+    models: Sequence[str] = ("flowers",),
+    key_seed: int = 1,
+    scheme: str = phi.SCHEME,
 ) -> World:
     """A registry with ``keys`` issued under each of ``models``, its ledger and networks in ``folder``."""
     key = signing_key(key_seed)
     issued: list[IssuedModel] = []
     for number, name in enumerate(models):
         network = write_network(folder / "networks" / name, bits=bits, seed=number)
-        issued.append(_issue(key, network, name, keys, bits, 1 + number * keys, number))
+        issued.append(_issue(key, network, name, keys, bits, 1 + number * keys, number, scheme))
     documents = [document for model in issued for document in model.documents]
     leaves = [merkle.leaf_hash(b"the entry of the model")]
     leaves += [merkle.leaf_hash(leaf(document)) for document in documents]

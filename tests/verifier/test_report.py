@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.factories import World, make_world, signing_key
-from verifier import dsse
+from verifier import Verifier, dsse, phi
 from verifier.bundle import Bundle, unix
 from verifier.cli import cli
 from verifier.errors import InputError, TrustError
 from verifier.opening import Opening
-from verifier.report import commands, making, opened, render_html, render_pdf, sealed, statement
+from verifier.report import checking, commands, making, opened, render_html, render_pdf, sealed, statement
 from verifier.report.container import serialised
 
 AUDITOR = signing_key(77)
@@ -252,6 +252,30 @@ def test_an_expired_bundle_serves_whoever_is_accused_later(world: World, check: 
     result = check(tmp_path / "then.html", "--bundle", path, "--images", world.folder)
     assert result.exit_code == 0, result.output
     one_sentence(check("report.html", "--bundle", path), 3, "expired")
+
+
+def test_a_collusion_resistant_models_bound_takes_its_secret_biases(tmp_path: Path) -> None:
+    world = make_world(tmp_path, keys=20, bits=128, scheme=phi.BIASED)
+    world.save_image(7)
+    found = Verifier.from_bundle(world.bundle(), device="cpu").check([tmp_path / "key7-1-0-32.png"])
+    assert found[0].copies[0].id == world.copy_id(7)
+    auditor, public = Bundle.open(world.bundle()), Bundle.open(world.bundle("p.bundle", with_keys=False))
+    opening = Opening.parse(world.opening(7))
+    using = making.Making(auditor, images=[tmp_path], openings=[opening], device="cpu")
+    report = making.make(
+        [(tmp_path / "f.json", found[0])], using, title="T", created_at="2026-02-01T00:00:00Z"
+    )
+    page = render_html(sealed(report, AUDITOR, "Ada"))
+    assert b"about half would point" not in page
+    outcomes = {}
+    for name, bundle in (("auditor", auditor), ("public", public)):
+        checked = checking.check(page, checking.Checking(bundle, [tmp_path], trust=world.registry))
+        lines = {line.what: line for line in checked.lines}
+        outcomes[name] = lines["readings, score and probability"]
+        assert lines["the opened commitment"].outcome == "holds"
+    assert outcomes["auditor"].outcome == "holds"
+    assert outcomes["public"].outcome == "not checked"
+    assert "collusion-resistant" in outcomes["public"].detail
 
 
 def test_images_are_found_under_other_names(world: World, check: Run, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
 
 from verifier import dsse, merkle, phi, proof, signing
 from verifier.bundle import SCHEMA as BUNDLE_SCHEMA
@@ -360,13 +361,9 @@ class _CheckExhibit:
     def _recomputed(
         self, copy: CopyEntry, named: Named, paths: list[Path] | None, tell: Callable[[str], None]
     ) -> Recomputed:
-        if (named.certificate or {}).get("scheme") == phi.BIASED:
-            raise InputError(
-                "the copy is of a collusion-resistant model: an opened key is not enough for its bound.",
-                "Check the images themselves: verifier check with a bundle that holds the key table.",
-            )
         bits = self._bits(copy, named)
         network, entry = self._network(paths, self._digest(copy, named))
+        plus = self._plus(entry, named)
         group = self._group(network, paths)
         signs = phi.unpack(np.frombuffer(bits, np.uint8))
         if len(signs) != network.spec.bits:
@@ -374,7 +371,7 @@ class _CheckExhibit:
         models = self.check.models or [entry]
         keys = sum(model.keys_issued for model in models)
         screened = self.check.network_digests.get(network.digest, entry)
-        again = recompute(group.readings[0], signs, keys, screened.acceptance)
+        again = recompute(group.readings[0], signs, keys, screened.acceptance, plus)
         compare(self.finding, copy, again.log10_p_family)
         stated = f", stated 10^{copy.log10_p_family:.2f}" if copy.log10_p_family is not None else ""
         tell(
@@ -383,6 +380,20 @@ class _CheckExhibit:
             f"10^{math.log10(self.finding.evidence.alpha / self.finding.evidence.groups):.2f}"
         )
         return again
+
+    def _plus(self, entry: BundleModel, named: Named) -> NDArray[np.float64] | None:
+        """The biases of a collusion-resistant model, which an opening does not disclose; else None."""
+        bundle, scheme = self.check.using.bundle, (named.certificate or {}).get("scheme", entry.scheme)
+        assert bundle is not None
+        if phi.BIASED not in (scheme, entry.scheme):
+            return None
+        if not bundle.readable or not bundle.has_keys(entry):
+            raise InputError(
+                "the copy is of a collusion-resistant model: an opened key is not enough for its bound.",
+                "Give a bundle that holds the key table.",
+            )
+        bundle.verify()
+        return bundle.probabilities(entry)
 
     def _bits(self, copy: CopyEntry, named: Named) -> bytes:
         """The key's bits: opened, or of the reader's own key table."""

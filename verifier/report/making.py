@@ -216,7 +216,8 @@ class _Maker:
     def _read(
         self, stated: Finding, paths: Sequence[Path | None], networks: Sequence[Network], pose_search: bool
     ) -> Group:
-        group, reader = Group.empty(len(networks)), Reader(networks, pose_search)
+        lineage = None if self._verifier is None else self._verifier.lineage
+        group, reader = Group.empty(len(networks)), Reader(networks, pose_search, lineage)
         for image, path in zip(stated.images, paths, strict=True):
             if path is None:
                 group.entries.append(image)

@@ -197,10 +197,12 @@ def _bits(exhibit: Exhibit, place: int, named: Named) -> Bits | None:
         raise InputError(f"the key has {len(signs)} bits, the readings {len(logits)}.")
     largest = max(int(np.abs(logits).max(initial=0)), 1)
     agrees = (logits * signs > 0).astype(int).tolist()
+    uniform = named.certificate is not None and named.certificate.get("scheme") == phi.SCHEME
+    by_chance = " Of a key that the images do not depend on, about half would point each way."
     return Bits(
         f"Bit by bit: {sum(agrees)} of {len(agrees)} bits were read as the key has them (up), "
-        f"{len(agrees) - sum(agrees)} otherwise (down). The height is how clearly a bit was read. Of a key "
-        "that the images do not depend on, about half would point each way.",
+        f"{len(agrees) - sum(agrees)} otherwise (down). The height is how clearly a bit was read."
+        + (by_chance if uniform else ""),
         [round(abs(value) / largest, 4) for value in logits.tolist()],
         agrees,
     )
@@ -251,8 +253,7 @@ def _tested(exhibit: Exhibit) -> Iterator[Fact]:
     yield Fact("pose search", searched[exhibit.pose_search])
     if finding.lineage is not None:
         lineage = finding.lineage
-        model = lineage.model or "none of the registered models"
-        yield Fact("lineage", f"{model} (confidence {lineage.confidence:.2f}), told without keys")
+        yield Fact("lineage", f"{lineage.statement()}; told without keys, and evidence against nobody")
     yield Fact("ledger size", f"{words.count(finding.ledger.tree_size)} entries")
 
 
