@@ -24,7 +24,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,7 @@ from verifier.finding import (
     ModelEntry,
     NetworkEntry,
 )
+from verifier.lineage import Lineage, Vectors
 from verifier.network import VECTORS, Network, NetworkSpec, Package, Pose, Reading
 from verifier.reading import Reader, ReadImage, file_at, in_parallel
 from verifier.resolve import AdaptiveKeys, Keys
@@ -102,6 +103,8 @@ class Group:
 
     entries: list[ImageEntry]
     readings: list[list[list[Reading]]]
+    features: list[Vectors | None] = field(default_factory=list)
+    """What lineage is told from, for each entry."""
 
     @classmethod
     def empty(cls, networks: int) -> Group:
@@ -111,6 +114,7 @@ class Group:
     def add(self, image: ReadImage) -> None:
         """One image more."""
         self.entries.append(image.entry)
+        self.features.append(image.features)
         if image.entry.error is None:
             for mine, ranked in zip(self.readings, image.readings, strict=True):
                 mine.append(ranked)
@@ -181,6 +185,7 @@ class Checker(ABC):
     ) -> None:
         self.bundle, self.networks, self._tested = bundle, networks, tested
         self.device, self.chosen = networks[0].device, networks[0].chosen
+        self.lineage = Lineage.from_bundle(bundle, self.device, int(parallel))
         self._workers = processors() if parallel else 1
 
     def check(
@@ -218,7 +223,7 @@ class Checker(ABC):
         for start in range(0, len(groups), together):
             began = time.perf_counter()
             batch = groups[start : start + together]
-            judged = list(self._judge(self._read(batch, pose_search, progress), tested))
+            judged = self._told(self._read(batch, pose_search, progress), tested)
             elapsed_ms = round(1000 * (time.perf_counter() - began) / len(judged), 1)
             yield from (replace(finding, elapsed_ms=elapsed_ms) for finding in judged)
 
@@ -234,7 +239,14 @@ class Checker(ABC):
 
     def judge(self, groups: Sequence[Group], alpha: float, of: int) -> list[Finding]:
         """The findings of groups that were read before; ``alpha`` is shared by ``of`` groups in all."""
-        return list(self._judge(groups, replace(self._tested, alpha=alpha, groups=of)))
+        return self._told(groups, replace(self._tested, alpha=alpha, groups=of))
+
+    def _told(self, groups: Sequence[Group], tested: EvidenceEntry) -> list[Finding]:
+        """The findings with their lineage, where the bundle can tell it: beside the keys, and no evidence."""
+        found = list(self._judge(groups, tested))
+        if self.lineage is None:
+            return found
+        return [_with_lineage(self.lineage, *pair) for pair in zip(groups, found, strict=True)]
 
     @abstractmethod
     def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
@@ -246,7 +258,7 @@ class Checker(ABC):
         """Load and read the images of some groups, a few at a time across their borders."""
         found = [Group.empty(len(self.networks)) for _ in groups]
         files = [file_at(path) for paths in groups for path in paths]
-        reader = Reader(self.networks, pose_search)
+        reader = Reader(self.networks, pose_search, self.lineage)
         batches: dict[int, list[ReadImage]] = {}
 
         def work(start: int) -> tuple[int, list[ReadImage]]:
@@ -482,6 +494,16 @@ class Verifier(Checker):
                 )
             )
         return entries
+
+
+def _with_lineage(lineage: Lineage, group: Group, finding: Finding) -> Finding:
+    numbers = [number for number, entry in enumerate(group.entries) if entry.error is None]
+    told = lineage.of([group.features[number] for number in numbers])
+    images = list(finding.images)
+    for place, note in told.notes.items():
+        entry = images[numbers[place]]
+        images[numbers[place]] = replace(entry, notes=[*entry.notes, note])
+    return replace(finding, lineage=told.entry, images=images)
 
 
 def network_package(bundle: Bundle, entry: BundleModel) -> Package:

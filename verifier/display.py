@@ -55,6 +55,8 @@ def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
     if all(image.error is not None for image in finding.images):
         return rows
     rows.append(Row("verdict", finding.statement()))
+    if finding.lineage is not None:
+        rows.append(Row("lineage", finding.lineage.statement()))
     rows += [Row("note", note) for note in _notes(finding)]
     for copy in finding.copies:
         rows += _copy_rows(copy, finding, bundle)

@@ -81,10 +81,20 @@ class ModelEntry:
 
 @dataclass(frozen=True)
 class LineageEntry:
-    """Which model the images descend from, told without keys."""
+    """Which model the images descend from, told without keys (:mod:`verifier.lineage`).
 
-    model: str
+    ``model`` is its ``name@version``, or None for none of the registered ones, and then ``note`` says so, or
+    which models the images are a mixture of.
+    """
+
+    model: str | None
     confidence: float
+    note: str = ""
+
+    def statement(self) -> str:
+        """What people are told."""
+        sure = f"(confidence {self.confidence:.2f})"
+        return f"{self.note} {sure}" if self.model is None else f"made by {self.model} {sure}"
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,23 @@
 """Lineage: which registered model made a set of images, told without keys.
 
     lineage = Lineage.from_bundle(bundle)             # None where the bundle has none
-    found = lineage.of([window(image) for image in images])
+    features = lineage.features([window(image, lineage.spec.window) for image in images])
+    found = lineage.of(features)
     found.entry.model, found.entry.confidence, found.notes
 
-Members of a bundle: ``lineage/network.onnx`` (inputs ``pixels`` uint8 [n, h, w, 3], RGB, and ``membership``
-float32 [s, n], each row a set's weights of the images, which sum to one; output ``embeddings`` float32
-[s, d], unit length), ``lineage/lineage.json`` (:class:`LineageSpec`) and ``lineage/fingerprints.json``: for each
-model the direction in which sets of its own samples lie.
+Members of a bundle: ``lineage/images.onnx`` (input ``pixels`` uint8 [n, h, w, 3], RGB; output ``features``
+float32 [n, f], of each image alone), ``lineage/sets.onnx`` (inputs ``features`` and ``membership`` float32
+[s, n], each row a set's weights of the images, which sum to one; output ``embeddings`` float32 [s, d], unit
+length), ``lineage/lineage.json`` (:class:`LineageSpec`) and ``lineage/fingerprints.json``: for each model
+the direction in which sets of its own samples lie.
 
 - Of an image the central square of at most ``window`` pixels is read, never resized: resampling would
   blur what tells models apart. Images with a side below ``smallest`` are left out, and that is said.
-- A set's distance from a model is one less the cosine between embedding and fingerprint. Alternative k has
-  the weight ``exp(-distance_k / temperature)``, "none of the registered models" ``exp(-reject / temperature)``;
-  the heaviest is the answer, its share of all weights the confidence. ``temperature`` and ``reject`` depend on
-  the number of images: they were calibrated on sets of every number in ``sizes``, so that a model's
-  own sets are turned away with probability ``false_rejection``.
+- A set's distance from a model is one less the cosine between embedding and fingerprint. Alternative k
+  has the weight ``exp(-distance_k / temperature)``, "none of the registered models" has
+  ``exp(-reject / temperature)``; the heaviest is the answer, its share of all weights the confidence. Both
+  numbers depend on how many images there are: they were calibrated on sets of every number in ``sizes``, so
+  that a model's own sets are turned away with probability ``false_rejection``.
 - A set that is none of the models' is tried as a mixture: its images are shared out among the two models
   that most of them resemble, and if both parts are then told with a confidence of ``SURE``, that is said.
 
@@ -24,6 +26,7 @@ Nothing here is evidence against anyone: a model says nothing of whose copy made
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +44,8 @@ if TYPE_CHECKING:
     from verifier.bundle import Bundle
 
 SCHEMA = "hallmark/lineage/1"
-NETWORK, SPEC, FINGERPRINTS = "lineage/network.onnx", "lineage/lineage.json", "lineage/fingerprints.json"
+IMAGES, SETS = "lineage/images.onnx", "lineage/sets.onnx"
+SPEC, FINGERPRINTS = "lineage/lineage.json", "lineage/fingerprints.json"
 SURE = 0.8
 """Confidence in each part of a mixture, below which a set is rather of an unknown model."""
 MIXED_LEAST = 3
@@ -125,59 +129,61 @@ class LineageFinding:
 
 
 class LineageNetwork:
-    """The set encoder on one device."""
+    """The set encoder on one device, in its two parts. May be used by several threads at a time."""
 
     def __init__(
-        self, onnx: bytes | memoryview, spec: LineageSpec, device: str = "auto", threads: int = 0
+        self,
+        images: bytes | memoryview,
+        sets: bytes | memoryview,
+        spec: LineageSpec,
+        device: str = "auto",
+        threads: int = 0,
     ) -> None:
-        """:class:`InputError` if the device is not available or the graph is no lineage network."""
+        """:class:`InputError` if the device is not available or the graphs are no lineage network."""
         self.spec = spec
-        self._session, self.device, _ = open_session(bytes(onnx), device, threads)
-        inputs = [node.name for node in self._session.get_inputs()]
-        outputs = [node.name for node in self._session.get_outputs()]
-        if (inputs, outputs) != (["pixels", "membership"], ["embeddings"]):
-            raise InputError(
-                "the ONNX file is no lineage network: it needs pixels, membership and embeddings."
+        self._images, self.device, _ = open_session(bytes(images), device, threads)
+        self._sets, _, _ = open_session(bytes(sets), "cpu", 1)
+        expected = (["pixels"], ["features"]), (["features", "membership"], ["embeddings"])
+        for session, names in zip((self._images, self._sets), expected, strict=True):
+            found = (
+                [node.name for node in session.get_inputs()],
+                [node.name for node in session.get_outputs()],
             )
+            if found != names:
+                raise InputError(
+                    f"the ONNX file is no part of a lineage network: it has {found}, not {names}."
+                )
 
-    def embed(self, images: Sequence[Pixels], sets: Sequence[Sequence[int]]) -> Vectors:
-        """Unit embeddings (s, d) of ``sets``, each a choice of ``images`` by number.
-
-        Images of different sizes are read apart; their embeddings are averaged, each with as many votes
-        as it has images.
-        """
+    def features(self, images: Sequence[Pixels]) -> list[Vectors | None]:
+        """Of each image (h, w, 3) its features (f,), None for one smaller than the network sees at once."""
         by_shape: dict[tuple[int, ...], list[int]] = {}
-        for number in sorted({number for chosen in sets for number in chosen}):
-            by_shape.setdefault(images[number].shape, []).append(number)
-        total: Vectors | None = None
+        for number, image in enumerate(images):
+            if min(image.shape[:2]) >= self.spec.smallest:
+                by_shape.setdefault(image.shape, []).append(number)
+        found: list[Vectors | None] = [None] * len(images)
         for numbers in by_shape.values():
-            place = {number: i for i, number in enumerate(numbers)}
-            votes = np.zeros((len(sets), len(numbers)), np.float32)
-            for row, chosen in zip(votes, sets, strict=True):
-                for number in chosen:
-                    if number in place:
-                        row[place[number]] += 1
-            found = self._run(np.stack([images[number] for number in numbers]), votes)
-            total = found if total is None else total + found
-        if total is None:
-            raise InputError("no image was given.")
-        return np.asarray(total / np.linalg.norm(total, axis=1, keepdims=True), np.float32)
+            for start in range(0, len(numbers), RUN):
+                part = numbers[start : start + RUN]
+                read = self._run(self._images, {"pixels": np.stack([images[number] for number in part])})
+                for number, row in zip(part, read, strict=True):
+                    found[number] = row
+        return found
 
-    def _run(self, pixels: Pixels, votes: NDArray[np.float32]) -> Vectors:
-        """Sum over the parts of a set of embedding times votes; (s, d)."""
-        parts = []
-        for start in range(0, len(pixels), RUN):
-            part = votes[:, start : start + RUN]
-            weight = part.sum(1, keepdims=True)
-            membership = part / np.maximum(weight, 1)
-            feed = {"pixels": pixels[start : start + RUN], "membership": membership}
-            try:
-                (embeddings,) = self._session.run(["embeddings"], feed)
-            except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base
-                reason = str(error).splitlines()[0]
-                raise VerifierError(f"the lineage network failed on {self.device}: {reason}.") from None
-            parts.append(embeddings * weight)
-        return np.asarray(np.sum(parts, axis=0), np.float32)
+    def embed(self, features: Vectors, sets: Sequence[Sequence[int]]) -> Vectors:
+        """Unit embeddings (s, d) of ``sets``, each a choice among the images with ``features`` (n, f)."""
+        membership = np.zeros((len(sets), len(features)), np.float32)
+        for row, chosen in zip(membership, sets, strict=True):
+            for number in chosen:
+                row[number] += 1 / len(chosen)
+        return self._run(self._sets, {"features": features, "membership": membership})
+
+    def _run(self, session: Any, feed: Mapping[str, NDArray[Any]]) -> Vectors:
+        try:
+            (found,) = session.run(None, feed)
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base
+            reason = str(error).splitlines()[0]
+            raise VerifierError(f"the lineage network failed on {self.device}: {reason}.") from None
+        return np.asarray(found, np.float32)
 
 
 class Lineage:
@@ -191,36 +197,45 @@ class Lineage:
         """Side of the largest registered images: no smaller may a file be decoded."""
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, device: str = "auto") -> Lineage | None:
+    def from_bundle(cls, bundle: Bundle, device: str = "auto", threads: int = 0) -> Lineage | None:
         """That of a bundle, None where it has none; :class:`TrustError` where it cannot be used."""
-        if not bundle.holds(NETWORK):
-            return None
+        found = members(bundle)
+        return None if found is None else cls.open(found, device, threads)
+
+    @classmethod
+    def open(cls, found: Mapping[str, bytes], device: str = "auto", threads: int = 0) -> Lineage:
+        """From the :func:`members` of a bundle; :class:`TrustError` where they cannot be used."""
         try:
-            spec = LineageSpec.parse(bundle.read_json(SPEC))
-            entries = bundle.read_json(FINGERPRINTS)["fingerprints"]
+            spec = LineageSpec.parse(json.loads(found[SPEC]))
+            entries = json.loads(found[FINGERPRINTS])["fingerprints"]
             fingerprints = [Fingerprint.parse(entry) for entry in entries]
         except (InputError, KeyError, TypeError, ValueError) as error:
             raise TrustError(f"the bundle's lineage cannot be used: {error}") from None
-        if not fingerprints:
-            return None
-        return cls(LineageNetwork(bundle.read(NETWORK), spec, device), fingerprints)
+        return cls(LineageNetwork(found[IMAGES], found[SETS], spec, device, threads), fingerprints)
 
-    def of(self, images: Sequence[Pixels]) -> LineageFinding:
-        """Which model made the set of ``images``, each (h, w, 3) as :func:`window` cuts it."""
+    def features(self, images: Sequence[Pixels]) -> list[Vectors | None]:
+        """Of each image, as :func:`window` cuts it, what :meth:`of` needs; None where it is too small."""
+        return self.network.features(images)
+
+    def of(self, images: Sequence[Vectors | None]) -> LineageFinding:
+        """Which model made the set of images with these features."""
+        least = self.spec.smallest
         notes = {
-            number: f"{image.shape[1]} x {image.shape[0]} pixels are too few to tell the model that made it"
-            for number, image in enumerate(images)
-            if min(image.shape[:2]) < self.spec.smallest
+            number: f"lineage: smaller than {least} x {least} pixels, too little to tell the model"
+            for number, features in enumerate(images)
+            if features is None
         }
-        readable = [number for number in range(len(images)) if number not in notes]
+        numbers = [number for number in range(len(images)) if number not in notes]
+        readable = [features for features in images if features is not None]
         if not readable:
             return LineageFinding(None, notes)
-        whole = self.network.embed(images, [readable])[0]
-        entry = self.answer(whole, len(readable))
-        if entry.model is None and (parts := self._parts(images, readable)):
+        features = np.stack(readable)
+        entry = self.answer(self.network.embed(features, [range(len(features))])[0], len(features))
+        if entry.model is None and (parts := self._parts(features)):
             told = [f"{model} ({len(chosen)} images)" for model, chosen, _ in parts]
             for model, chosen, _ in parts:
-                notes.update(dict.fromkeys(chosen, f"of a mixed set: most like the images of {model}"))
+                note = f"lineage: of a mixed set, like the images of {model}"
+                notes.update({numbers[number]: note for number in chosen})
             confidence = min(confidence for _, _, confidence in parts)
             entry = LineageEntry(None, confidence, f"the set mixes models: {' and '.join(told)}")
         return LineageFinding(entry, notes)
@@ -236,27 +251,38 @@ class Lineage:
             return LineageEntry(None, confidence, "none of the registered models")
         return LineageEntry(self.models[best], confidence)
 
-    def _parts(self, images: Sequence[Pixels], numbers: Sequence[int]) -> list[tuple[str, list[int], float]]:
+    def _parts(self, features: Vectors) -> list[tuple[str, list[int], float]]:
         """The two parts of a mixed set, with the confidence in each, or nothing."""
-        if len(numbers) < 2 * MIXED_LEAST or len(self.models) < 2:
+        count = len(features)
+        if count < 2 * MIXED_LEAST or len(self.models) < 2:
             return []
-        alone = self.network.embed(images, [[number] for number in numbers])
+        alone = self.network.embed(features, [[number] for number in range(count)])
         likeness = alone @ self._directions.T
-        votes = Counter(likeness.argmax(1).tolist()).most_common(2)
-        if len(votes) < 2:
+        pair = [model for model, _ in Counter(likeness.argmax(1).tolist()).most_common(2)]
+        if len(pair) < 2:
             return []
-        pair = [model for model, _ in votes]
         nearer = likeness[:, pair].argmax(1)
-        chosen = [[n for n, part in zip(numbers, nearer, strict=True) if part == side] for side in (0, 1)]
+        chosen = [np.flatnonzero(nearer == side).tolist() for side in (0, 1)]
         if min(map(len, chosen)) < MIXED_LEAST:
             return []
         found = []
-        for model, part, embedding in zip(pair, chosen, self.network.embed(images, chosen), strict=True):
+        for model, part, embedding in zip(pair, chosen, self.network.embed(features, chosen), strict=True):
             entry = self.answer(embedding, len(part))
             if entry.model != self.models[model] or entry.confidence < SURE:
                 return []
             found.append((entry.model, part, entry.confidence))
         return found
+
+
+def members(bundle: Bundle) -> dict[str, bytes] | None:
+    """A bundle's members that lineage needs, None where it has none of them."""
+    names = (IMAGES, SETS, SPEC, FINGERPRINTS)
+    held = [name for name in names if bundle.holds(name)]
+    if not held:
+        return None
+    if missing := sorted(set(names) - set(held)):
+        raise TrustError(f"the bundle lacks {missing[0]}")
+    return {name: bytes(bundle.read(name)) for name in names}
 
 
 def window(image: Image.Image, side: int) -> Pixels:

@@ -14,7 +14,7 @@ handing batches from decoders to one session with many threads, and nobody waits
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from PIL.Image import Image
 from verifier.errors import InputError
 from verifier.finding import ImageEntry
 from verifier.images import load_bytes, read_bounded
+from verifier.lineage import Lineage, Pixels, Vectors, window
 from verifier.network import Network, Reading
 from verifier.quiet import quiet_warnings
 
@@ -40,20 +41,24 @@ Result = TypeVar("Result")
 class ReadImage:
     """An image as the networks read it: for each its ranked readings, none where ``entry`` has an error.
 
-    ``traits`` are those of :class:`verifier.images.Decoded`.
+    ``traits`` are those of :class:`verifier.images.Decoded`; lineage, if any, is told from ``features``.
     """
 
     entry: ImageEntry
     readings: list[list[Reading]] = field(default_factory=list)
     traits: tuple[str, ...] = ()
+    features: Vectors | None = None
 
 
 class Reader:
     """Networks that read the same images; may be used by several threads at a time."""
 
-    def __init__(self, networks: Sequence[Network], pose_search: bool) -> None:
-        self._networks, self._pose_search = networks, pose_search
-        self._side = max(network.side for network in networks)
+    def __init__(
+        self, networks: Sequence[Network], pose_search: bool, lineage: Lineage | None = None
+    ) -> None:
+        self._networks, self._pose_search, self._lineage = networks, pose_search, lineage
+        sides = [network.side for network in networks]
+        self._side = max(sides if lineage is None else [*sides, lineage.side])
 
     def read(self, files: Iterable[File]) -> list[ReadImage]:
         """Every file's reading, in order. Identity poses are read together, so batches should be small."""
@@ -63,6 +68,7 @@ class Reader:
     def _read(self, files: Iterable[File]) -> list[ReadImage]:
         read: list[ReadImage] = []
         images: list[Image] = []
+        windows: list[Pixels] = []
         for name, content in files:
             try:
                 loaded = load_bytes(content(), name, self._side)
@@ -71,7 +77,15 @@ class Reader:
                 continue
             entry = ImageEntry(name, loaded.sha256, loaded.width, loaded.height, notes=list(loaded.notes))
             read.append(ReadImage(entry, traits=loaded.traits))
+            if self._lineage is not None:
+                windows.append(window(loaded.image, self._lineage.spec.window))
             images.append(self._reduced(loaded.image))
+        if self._lineage is not None:
+            features = iter(self._lineage.features(windows))
+            read = [
+                image if image.entry.error is not None else replace(image, features=next(features))
+                for image in read
+            ]
         for network in self._networks:
             ranked = iter(network.ranked(images, self._pose_search))
             for image in read:

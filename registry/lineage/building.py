@@ -1,4 +1,4 @@
-"""Train, calibrate and write the lineage network: ``lineage.onnx`` and ``lineage.json``.
+"""Train, calibrate and write the lineage network: ``images.onnx``, ``sets.onnx`` and ``lineage.json``.
 
 build_network(images, real, Path("work"), Path("network"), steps=1500)
 """
@@ -12,10 +12,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from registry.lineage.degrade import degrade
 from registry.lineage.encoder import SMALLEST, EncoderLayout, SetEncoder
@@ -34,6 +36,8 @@ SETS = 40
 """Sets of each size and model that thresholds are chosen on."""
 CALIBRATED_ON = ("clean", "jpeg", "smaller", "blur")
 FINGERPRINT_SET = 16
+IMAGES, SETS, SPEC = "images.onnx", "sets.onnx", "lineage.json"
+"""Files of a network's folder."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def calibrate(
 ) -> Calibration:
     """Thresholds that turn away ``FALSE_REJECTION`` of the models' ``own`` sets, and honest temperatures.
 
-    ``directions`` (m, d) are fingerprints, ``none`` images of no registered model. The temperature is the one of
-    least negative log likelihood over both kinds of sets.
+    ``directions`` (m, d) are fingerprints, ``none`` images of no registered model. The temperature is the one
+    of least negative log likelihood over both kinds of sets.
     """
     rng = np.random.default_rng(0)
     distances: dict[int, list[NDArray[np.float64]]] = {size: [] for size in SIZES}
@@ -111,8 +115,8 @@ def calibrate(
 
 
 def relative_limit(embed: Embed, images: Mapping[str, Pixels]) -> float:
-    """The distance between "the same weights" and "another training": the geometric mean of the largest distance
-    of two halves of a model's images and the smallest one between models."""
+    """The distance between "the same weights" and "another training": the geometric mean of the largest
+    distance of two halves of a model's images and the smallest one between models."""
     halves = {name: np.array_split(pixels, 2) for name, pixels in images.items()}
     found = {name: [fingerprint(embed, half) for half in both] for name, both in halves.items()}
     names = sorted(found)
@@ -124,7 +128,7 @@ def relative_limit(embed: Embed, images: Mapping[str, Pixels]) -> float:
 def build_network(
     images: Mapping[str, Pixels], real: Pixels, work: Path, folder: Path, steps: int
 ) -> SetEncoder:
-    """Train on each model's part for training, with ``real`` photographs as one more source; calibrate; write."""
+    """Train on each model's first part, with ``real`` photographs as one more source; calibrate; write."""
     parts = {name: pixels[TRAIN] for name, pixels in images.items()}
     encoder = train_encoder({**parts, REAL: real[TRAIN]}, EncoderLayout(), work, steps)
     encoder.eval()
@@ -137,23 +141,37 @@ def build_network(
     return encoder
 
 
+class _Images(nn.Module):
+    def __init__(self, encoder: SetEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder.features(pixels)
+
+
+class _Sets(nn.Module):
+    def __init__(self, encoder: SetEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, features: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
+        return self.encoder.embed(features, membership)
+
+
 def write_network(encoder: SetEncoder, calibration: Calibration, relative: float, folder: Path) -> None:
-    """``lineage.onnx`` with dynamic numbers of images and sets and dynamic sides, and ``lineage.json``."""
+    """The two graphs, for any number of images and sets and any sides, and ``lineage.json``."""
     folder.mkdir(parents=True, exist_ok=True)
-    example = (torch.zeros((5, 32, 40, 3), dtype=torch.uint8), torch.full((2, 5), 0.2))
-    n, h, w, s = (torch.export.Dim(name, min=2, max=8192) for name in ("n", "h", "w", "s"))
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            encoder.eval(),
-            example,
-            folder / "lineage.onnx",
-            input_names=["pixels", "membership"],
-            output_names=["embeddings"],
-            dynamo=True,
-            external_data=False,
-            dynamic_shapes={"pixels": {0: n, 1: h, 2: w}, "membership": {0: s, 1: n}},
-        )
+    encoder.eval()
+    n, s = (torch.export.Dim(name, max=8192) for name in ("n", "s"))
+    h, w = (torch.export.Dim(name, min=SMALLEST, max=8192) for name in ("h", "w"))
+    pixels = torch.zeros((5, 48, 40, 3), dtype=torch.uint8)
+    _export(_Images(encoder), {"pixels": pixels}, "features", {"pixels": {0: n, 1: h, 2: w}}, folder / IMAGES)
+    features = torch.rand(5, encoder.layout.features)
+    sets = {"features": features, "membership": torch.full((3, 5), 0.2)}
+    _export(
+        _Sets(encoder), sets, "embeddings", {"features": {0: n}, "membership": {0: s, 1: n}}, folder / SETS
+    )
     document = {
         "schema": SCHEMA,
         "version": 1,
@@ -163,4 +181,21 @@ def write_network(encoder: SetEncoder, calibration: Calibration, relative: float
         "false_rejection": FALSE_REJECTION,
         "relative": relative,
     }
-    (folder / "lineage.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    (folder / SPEC).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _export(
+    part: nn.Module, example: dict[str, torch.Tensor], output: str, shapes: dict[str, Any], path: Path
+) -> None:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            part,
+            tuple(example.values()),
+            path,
+            input_names=list(example),
+            output_names=[output],
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=shapes,
+        )

@@ -109,18 +109,23 @@ class SetEncoder(nn.Module):
         self.centre.copy_(features.mean(0))
         self.scale.copy_(features.std(0) + 1e-3)
 
-    def forward(self, pixels: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
-        """Unit embeddings (s, d) of the sets that ``membership`` (s, n) makes of images (n, h, w, 3) uint8.
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Features (n, f) of images (n, h, w, 3) uint8, each for itself."""
+        found: torch.Tensor = self.image((self.measure(pixels) - self.centre) / self.scale)
+        return found
 
-        Its rows hold each image's weight in a set and sum to one.
-        """
-        images = self.image((self.measure(pixels) - self.centre) / self.scale)
+    def embed(self, features: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
+        """Unit embeddings (s, d) of the sets that ``membership`` (s, n) makes of ``features`` (n, f)."""
         if not self.layout.pooled:
-            return F.normalize(membership @ F.normalize(self.head(images), dim=1), dim=1)
-        mean = membership @ images
-        variance = (membership @ images.square() - mean.square()).clamp_min(0)
+            return F.normalize(membership @ F.normalize(self.head(features), dim=1), dim=1)
+        mean = membership @ features
+        variance = (membership @ features.square() - mean.square()).clamp_min(0)
         spread = (variance + SPREAD_FLOOR).sqrt()
         return F.normalize(self.head(torch.cat([mean, spread], 1)), dim=1)
+
+    def forward(self, pixels: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
+        """Both, one after the other. The rows of ``membership`` sum to one."""
+        return self.embed(self.features(pixels), membership)
 
 
 def _cosines() -> torch.Tensor:

@@ -11,7 +11,7 @@ from registry.db import Base
 class LineageFingerprint(Base):
     """Where sets of a model's own samples lie under one lineage network.
 
-    ``network`` is the SHA-256 of that network's ONNX file, ``embedding`` a unit vector of float32 in little
+    ``network`` is the SHA-256 of that network's files, ``embedding`` a unit vector of float32 in little
     endian, from ``samples`` images of side ``size``.
     """
 

@@ -19,7 +19,7 @@ def index() -> Answer:
     """The tree and its distances; what is missing, where there are fewer than two fingerprints."""
     owner = principal().organisation
     with home().database.read() as session:
-        shipped = (service.FOLDER / "lineage.onnx").is_file()  # not in a checkout without the trained network
+        shipped = (service.FOLDER / service.SPEC).is_file()  # not in a checkout without the trained network
         known = service.fingerprints(session, owner) if shipped else []
         tree = service.tree(session, owner) if len(known) > 1 else None
     # Made by us: names are escaped where the drawing is made, and it has no script and no style.

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from registry.lineage.tree import Tree
 
 FOLDER = Path(__file__).resolve().parent / "network"
-"""The lineage network that ships with the package: ``lineage.onnx``, ``lineage.json`` and its card."""
+"""The lineage network that ships with the package, and its card."""
+IMAGES, SETS, SPEC = "images.onnx", "sets.onnx", "lineage.json"
 SHIPPED = "lineage.json"
 """A builtin's fingerprint, beside its weights."""
 SAMPLES, LEAST = 256, 64
@@ -62,14 +63,15 @@ class Relative:
 @functools.cache
 def network() -> LineageNetwork:
     """The shipped network on the CPU."""
-    spec = LineageSpec.parse(json.loads((FOLDER / "lineage.json").read_bytes()))
-    return LineageNetwork((FOLDER / "lineage.onnx").read_bytes(), spec, "cpu", threads=1)
+    spec = LineageSpec.parse(json.loads((FOLDER / SPEC).read_bytes()))
+    parts = (FOLDER / IMAGES).read_bytes(), (FOLDER / SETS).read_bytes()
+    return LineageNetwork(*parts, spec, "cpu", threads=1)
 
 
 @functools.cache
 def network_digest() -> bytes:
-    """SHA-256 of the shipped network."""
-    return hashlib.sha256((FOLDER / "lineage.onnx").read_bytes()).digest()
+    """SHA-256 of the shipped network's two parts."""
+    return hashlib.sha256((FOLDER / IMAGES).read_bytes() + (FOLDER / SETS).read_bytes()).digest()
 
 
 def fingerprint_of(images: Sequence[Image.Image], name: str = "the model") -> Fingerprint:
@@ -94,8 +96,9 @@ def fingerprint_of(images: Sequence[Image.Image], name: str = "the model") -> Fi
 
 
 def _fingerprint(pixels: Sequence[Pixels], name: str, size: int) -> Fingerprint:
-    sets = [list(range(start, start + SET)) for start in range(0, len(pixels) - SET + 1, SET)]
-    total = network().embed(pixels, sets).sum(0)
+    features = np.stack([found for found in network().features(pixels) if found is not None])
+    sets = [range(start, start + SET) for start in range(0, len(pixels) - SET + 1, SET)]
+    total = network().embed(features, sets).sum(0)
     direction = total / np.linalg.norm(total)
     return Fingerprint(name, tuple(direction.tolist()), len(pixels), size)
 
@@ -201,7 +204,7 @@ def tree(session: Session, organisation: int | None = None) -> Tree:
 
 def members(session: Session, models: Sequence[Model]) -> Mapping[str, bytes]:
     """A bundle's lineage members; none where no model of it has a fingerprint."""
-    if not (FOLDER / "lineage.onnx").is_file():
+    if not (FOLDER / SPEC).is_file():
         return {}
     found = [one for model in models if (one := fingerprint(session, model)) is not None]
     if not found:
@@ -212,8 +215,9 @@ def members(session: Session, models: Sequence[Model]) -> Mapping[str, bytes]:
         ]
     }
     return {
-        reading.NETWORK: (FOLDER / "lineage.onnx").read_bytes(),
-        reading.SPEC: (FOLDER / "lineage.json").read_bytes(),
+        reading.IMAGES: (FOLDER / IMAGES).read_bytes(),
+        reading.SETS: (FOLDER / SETS).read_bytes(),
+        reading.SPEC: (FOLDER / SPEC).read_bytes(),
         reading.FINGERPRINTS: json.dumps(document, sort_keys=True).encode() + b"\n",
     }
 

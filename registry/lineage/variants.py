@@ -2,8 +2,8 @@
 
     for variant in VARIANTS: ...
 
-Variants ``a`` and ``b`` of a family differ by the seed alone, ``c`` in width, ``d`` in the photographs. Further
-samplers of the same weights are no variants: they are the same model.
+Variants ``a`` and ``b`` of a family differ by the seed alone, ``c`` in width, ``d`` in the photographs.
+Further samplers of the same weights are no variants: they are the same model.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m registry.lineage.zoo --data ../shared/data --work zoo
 
-``--data`` holds flowers128.zip and imagenet32.zip. Every variant is trained, saved as a model folder for its
-adapter (``zoo/NAME/model``) and sampled; then the set encoder is trained on the samples, calibrated and written
-to ``--out``. A fifth of the flowers is kept out of everything: they are the benchmark's real photographs.
+``--data`` holds flowers128.zip and imagenet32.zip. Every variant is trained, saved as a model folder for
+its adapter (``zoo/NAME/model``) and sampled; then the set encoder is trained on the samples, calibrated
+and written to ``--out``. A fifth of the flowers is kept out of everything: they are the benchmark's real photographs.
 """
 
 from __future__ import annotations

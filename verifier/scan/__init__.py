@@ -35,6 +35,7 @@ from typing import Any, Protocol
 from verifier.check import ALPHA, GROUPS_AT_A_TIME, Checker, Group, network_package
 from verifier.devices import processors
 from verifier.errors import InputError
+from verifier.lineage import members
 from verifier.reading import Reader
 from verifier.scan import local, table
 from verifier.scan.journal import RULES, Journal
@@ -148,14 +149,18 @@ def _read(
         from verifier.scan.cluster import Cluster
 
         packages = [network_package(bundle, entry) for bundle, entry in checker.sources]
-        with Cluster(packages, checker.device, pose_search, workers, size, address) as cluster:
+        with Cluster(
+            packages, members(checker.bundle), checker.device, pose_search, workers, size, address
+        ) as cluster:
             for records in cluster.read(batches):
                 journal.record(records)
                 step(len(records))
                 if stopped():
                     break
     else:
-        for records in local.read(Reader(checker.networks, pose_search), batches, workers, stopped):
+        for records in local.read(
+            Reader(checker.networks, pose_search, checker.lineage), batches, workers, stopped
+        ):
             journal.record(records)
             step(len(records))
     if stopped():

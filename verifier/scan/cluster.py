@@ -1,6 +1,6 @@
 """Reading a scan's items on a Ray cluster, with Ray Data.
 
-    with Cluster(packages, pose_search=True, workers=8) as cluster:
+    with Cluster(packages, lineage, pose_search=True, workers=8) as cluster:
         for records in cluster.read(journal.unread(8)): journal.record(records)
 
 Workers are actors with the networks, and nothing else of the bundle: no key leaves this machine. Where one
@@ -19,6 +19,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from verifier.errors import InputError, VerifierError
+from verifier.lineage import Lineage
 from verifier.network import Package
 from verifier.reading import Reader
 from verifier.scan.journal import Record
@@ -49,8 +50,10 @@ class _Worker:
     def __init__(self, packages: Any, device: str, pose_search: bool, batch: int) -> None:
         import ray
 
-        networks = [package.open(device, threads=1) for package in ray.get(packages)]
-        self._batch, self._reader = batch, Reader(networks, pose_search)
+        opened, members = ray.get(packages)
+        networks = [package.open(device, threads=1) for package in opened]
+        lineage = None if members is None else Lineage.open(members, device, threads=1)
+        self._batch, self._reader = batch, Reader(networks, pose_search, lineage)
 
     def __call__(self, batch: Columns) -> Columns:
         rows = zip(*(batch[name].tolist() for name in ("number", *_ITEM)), strict=True)
@@ -67,6 +70,7 @@ class Cluster:
     def __init__(
         self,
         packages: list[Package],
+        lineage: dict[str, bytes] | None,
         device: str,
         pose_search: bool,
         workers: int,
@@ -96,7 +100,7 @@ class Cluster:
         self._gpus = 1 if graphics else 0
         ray.data.DataContext.get_current().enable_progress_bars = False
         # Held here, so that an actor that is started again finds its networks.
-        shared = ray.put(packages)
+        shared = ray.put((packages, lineage))
         self._arguments = {"packages": shared, "device": device, "pose_search": pose_search, "batch": batch}
 
     def __enter__(self) -> Cluster:

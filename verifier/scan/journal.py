@@ -50,7 +50,7 @@ CREATE TABLE items (id INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, place BLO
     member BLOB NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT NULL, stamp INTEGER NOT NULL,
     named INTEGER NOT NULL, error BLOB NOT NULL);
 CREATE TABLE readings (item INTEGER PRIMARY KEY, state TEXT NOT NULL, entry TEXT NOT NULL,
-    traits BLOB NOT NULL, body BLOB NOT NULL);
+    traits BLOB NOT NULL, body BLOB NOT NULL, features BLOB NOT NULL);
 CREATE TABLE grouped (place INTEGER PRIMARY KEY, number INTEGER NOT NULL, item INTEGER NOT NULL);
 CREATE INDEX by_number ON grouped (number);
 CREATE TABLE findings (number INTEGER PRIMARY KEY, document BLOB NOT NULL);
@@ -63,7 +63,8 @@ IMAGE, FAILED, PASSED = "image", "failed", "passed"
 class Record:
     """An item as it was read: an image, one that ``failed``, or something else that was ``passed`` over.
 
-    ``entry`` is JSON, ``traits`` 8 bytes that are equal for files made alike, ``body`` the packed readings.
+    ``entry`` is JSON, ``traits`` 8 bytes that are equal for files made alike, ``body`` the packed readings,
+    ``features`` float32 for the lineage.
     """
 
     item: int
@@ -71,6 +72,7 @@ class Record:
     entry: str
     traits: bytes
     body: bytes
+    features: bytes
 
     @classmethod
     def of(cls, item: int, read: ReadImage, passed: bool = False) -> Record:
@@ -78,7 +80,8 @@ class Record:
         state = PASSED if passed else IMAGE if read.entry.error is None else FAILED
         text = "\0".join(read.traits).encode(errors="backslashreplace")
         traits = hashlib.sha256(text).digest()[:8]
-        return cls(item, state, json.dumps(vars(read.entry)), traits, pack(read.readings))
+        features = b"" if read.features is None else read.features.astype("<f4").tobytes()
+        return cls(item, state, json.dumps(vars(read.entry)), traits, pack(read.readings), features)
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class Journal:
         """Keep what was read; an item that was kept before stays as it is."""
         with self._transaction():
             self._database.executemany(
-                "INSERT OR IGNORE INTO readings VALUES (?, ?, ?, ?, ?)", map(astuple, records)
+                "INSERT OR IGNORE INTO readings VALUES (?, ?, ?, ?, ?, ?)", map(astuple, records)
             )
 
     def group(self, rule: str, judging: dict[str, Any]) -> int:
@@ -218,14 +221,14 @@ class Journal:
         ):
             last = numbers[-1][0]
             rows = self._rows(
-                "SELECT number, entry, body FROM grouped JOIN readings USING (item)"
+                "SELECT number, entry, body, features FROM grouped JOIN readings USING (item)"
                 " WHERE number BETWEEN ? AND ? AND number NOT IN (SELECT number FROM findings)"
                 " ORDER BY place",
                 numbers[0][0],
                 last,
             )
             yield [
-                (number, [ReadImage(ImageEntry(**json.loads(row[1])), unpack(row[2], bits)) for row in group])
+                (number, [_read(row[1], unpack(row[2], bits), row[3]) for row in group])
                 for number, group in groupby(rows, lambda row: row[0])
             ]
 
@@ -285,6 +288,11 @@ class Journal:
     def _set(self, name: str, value: str) -> None:
         with self._transaction():
             self._database.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (name, value))
+
+
+def _read(entry: str, readings: list[list[Reading]], features: bytes) -> ReadImage:
+    kept = np.frombuffer(features, "<f4") if features else None
+    return ReadImage(ImageEntry(**json.loads(entry)), readings, features=kept)
 
 
 def pack(readings: Sequence[Sequence[Reading]]) -> bytes:
