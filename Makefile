@@ -55,7 +55,7 @@ docs: $(INSTALLED) ## The documentation as a site, build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: $(INSTALLED) $(PEERS) ## All benchmarks; QUICK=1 for a short run, PAPER=1 with the paper's search in full (days)
-	@for script in attribution verify images issue stylegan2 full_size trace inversion removal peers issue_cost \
+	@for script in attribution verify scan images issue stylegan2 full_size trace inversion removal peers issue_cost \
 	    serve stream resolve_http queries faults false_accusation; do \
 	  echo "== bench/$$script.py"; $(BIN)/python -m bench.$$script $(if $(QUICK),--quick) \
 	    $(if $(PAPER),$$(test $$script = inversion && echo --paper)) || exit 1; done

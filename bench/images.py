@@ -169,7 +169,7 @@ def main(quick: bool, mutations: int, state: Path | None, limit: float | None, w
     counted = {name: float(value) for name, value in asdict(tally).items() if name != "kept"}
     goals = dict.fromkeys(("crashes", "hangs", "unclean"), Goal("<=", 0))
     goals["peak_bytes"] = Goal("<=", ADDRESS_SPACE)
-    figures = {**counted, **({} if limit else _speed(quick))}
+    figures = {**counted, **({} if limit else speed(quick))}
     if not limit:
         goals["12_megapixels_times_pillow"] = Goal(">=", 3)
     close("images", figures, goals)
@@ -249,7 +249,7 @@ def _highest(pid: int) -> int:
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def _speed(quick: bool) -> dict[str, float]:
+def speed(quick: bool) -> dict[str, float]:
     """Photographs from file to RGB: milliseconds, against Pillow's full decode of the same file."""
     figures: dict[str, float] = {}
     for name, size in _photographs(quick):
