@@ -66,7 +66,7 @@ def spread(url: str, copies: int, cases: int) -> None:
             for statement in (
                 f"UPDATE user_key SET issued_at = {first} + (({step} * (ledger_index - {FIRST}))::bigint)",
                 f"UPDATE download SET started_at = {first} + (({step} * 2.5 * (id - {FIRST}))::bigint)",
-                f"UPDATE user_key SET expires_at = {now} + 86400 * (id % 300) WHERE id % 50 = 0",
+                f"UPDATE user_key SET expires_at = {now} + 86400 * (id %% 300) WHERE id %% 50 = 0",
             ):
                 connection.exec_driver_sql(statement)
             tables = MetaData()
