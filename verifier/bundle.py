@@ -49,7 +49,7 @@ from numpy.typing import NDArray
 from verifier import certificate, merkle, signing
 from verifier.archive import Archive, ArchiveWriter, Source
 from verifier.errors import InputError, TrustError
-from verifier.phi import BIASED, KEY_ID_BYTES, probabilities
+from verifier.phi import BIASED, probabilities
 from verifier.phi import SCHEME as SCHEME_UNIFORM
 
 if TYPE_CHECKING:
@@ -535,12 +535,15 @@ class Bundle:
         }
 
     def find(self, key_id: str) -> tuple[BundleModel, int] | None:
-        """The model and row of a key in the key tables, if it is there."""
-        for model in self.models:
-            if self.has_keys(model) and len(wanted := bytes.fromhex(key_id)) == KEY_ID_BYTES:
-                rows = (self.records(model)["key_id"] == np.frombuffer(wanted, np.uint8)).all(axis=1)
-                if rows.any():
-                    return model, int(np.argmax(rows))
+        """The model and row of a key in the key tables, if it is there; a pseudonym is not."""
+        try:
+            wanted = np.frombuffer(bytes.fromhex(certificate.normal_key_id(key_id)), np.uint8)
+        except ValueError:
+            return None
+        for model in filter(self.has_keys, self.models):
+            rows = (self.records(model)["key_id"] == wanted).all(axis=1)
+            if rows.any():
+                return model, int(np.argmax(rows))
         return None
 
     def network_of(self, digest: str | None) -> BundleModel | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -479,6 +481,19 @@ def test_a_full_disk_leaves_no_half_report(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["the old one"]
 
 
+def test_names_that_are_no_unicode_are_shown_and_checked(world: World, run: Run, tmp_path: Path) -> None:
+    image = tmp_path / os.fsdecode(b"caf\xe9-\xff.png")
+    image.write_bytes((world.folder / "foreign1.png").read_bytes())
+    found = invoke("check", image, "--bundle", "test.bundle", "--json")
+    (tmp_path / "finding.json").write_text(found.stdout)
+    outs = ("--out", tmp_path / "x.html", "--out", tmp_path / "x.pdf")
+    result = run(tmp_path / "finding.json", "--bundle", "test.bundle", "--key", "auditor.pem", *outs)
+    assert result.exit_code == 0, result.output
+    assert "caf\\udce9-\\udcff.png" in (tmp_path / "x.html").read_text()
+    checked = run("--check", tmp_path / "x.pdf", "--bundle", "test.bundle", "--json")
+    assert lines(checked)["that no copy can be named"][0] == "holds"
+
+
 def test_scripts_in_names_and_notes_stay_text(world: World, run: Run, tmp_path: Path) -> None:
     hostile = "<script>alert(1)</script></script><!--\u202egnp.exe"
     result = run(
@@ -542,8 +557,13 @@ def test_any_value_in_any_place_is_refused_or_rendered(world: World, data: st.Da
             continue
         place[key] = data.draw(LEAVES)
         break
+    payload = json.dumps(document).encode()
     try:
-        page = render_html(dsse.wrap(json.dumps(document).encode(), dsse.IN_TOTO))
+        page = render_html(dsse.wrap(payload, dsse.IN_TOTO))
     except InputError:
         return
-    assert base64.b64encode(json.dumps(document).encode()) in page
+    assert base64.b64encode(payload) in page
+    signed = serialised(dsse.sign(payload, dsse.IN_TOTO, AUDITOR))
+    bundle = Bundle.open(world.folder / "test.bundle")
+    with suppress(InputError, TrustError):
+        checking.check(signed, checking.Checking(bundle, [world.folder], trust=world.registry, device="cpu"))

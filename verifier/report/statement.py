@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from verifier import finding as findings
+from verifier import signing
+from verifier.bundle import unix
 from verifier.errors import InputError
 from verifier.finding import Finding
 from verifier.report.blocks import Block, parse_blocks
@@ -133,7 +135,8 @@ def encode(report: Report, blocks: list[Block]) -> bytes:
         "predicateType": PREDICATE,
         "predicate": predicate,
     }
-    return json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    # ASCII: names of files may hold bytes that are no UTF-8.
+    return json.dumps(statement, allow_nan=False, separators=(",", ":")).encode()
 
 
 def decode(payload: bytes) -> tuple[Report, list[Block]]:
@@ -154,6 +157,8 @@ def decode(payload: bytes) -> tuple[Report, list[Block]]:
         ]
         report = Report(**{**vars(report), "exhibits": exhibits})
         blocks = parse_blocks(predicate.get("page"))
+        unix(report.created_at)
+        _check_signed(report.origin.manifest)
         if statement.get("subject") != report.subjects() or not exhibits:
             raise ValueError("its subjects are not the images of its findings")
     except (ValueError, RecursionError) as error:
@@ -180,6 +185,10 @@ def _exhibit(value: Any, where: str) -> Exhibit:
     bits = finding.evidence.bits
     if any(row is not None and len(row) != bits for row in [*exhibit.readings, exhibit.tested]):
         raise ValueError(f"{where} has readings of another length than {bits} bits")
+    for entry in exhibit.named:
+        _check_signed(entry.certificate)
+        if entry.opened is not None and not _is_hex(entry.opened.phi, bits // 8):
+            raise ValueError(f"{where} discloses a key that has not {bits} bits")
     for picture in exhibit.thumbnails:
         if picture is not None:
             decoded(picture)
@@ -197,6 +206,18 @@ class _Bare:
     network: NetworkFacts | None
     recomputed: bool
     pose_search: bool | None
+
+
+def _check_signed(document: dict[str, Any] | None) -> None:
+    """``ValueError`` for what no registry can have signed: it has no canonical form."""
+    try:
+        signing.canonical(document)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _is_hex(text: str, size: int) -> bool:
+    return len(text) == 2 * size and all(c in "0123456789abcdef" for c in text)
 
 
 def _is_object(value: Any) -> bool:
