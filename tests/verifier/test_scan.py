@@ -267,7 +267,7 @@ scan([{str(photos)!r}], Path({str(out)!r}), checker, pose_search=False, progress
         assert ended.returncode == (-signal.SIGKILL if stage == "reading" else 0)
         if stage == "reading":
             kept = sqlite3.connect(f"file:{out}.journal?mode=ro", uri=True)
-            assert kept.execute("SELECT count(*) FROM readings").fetchone()[0] == 24
+            assert kept.execute("SELECT count(*) FROM readings").fetchone()[0] == 32  # two batches
             kept.close()
     scan([str(photos)], tmp_path / "whole.parquet", checker, **QUICK)
     assert rows(out) == rows(tmp_path / "whole.parquet")
