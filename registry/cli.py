@@ -26,6 +26,7 @@ from registry.jobs.commands import job, worker
 from registry.key_commands import master_key, signing_key
 from registry.keys.commands import key
 from registry.ledger.commands import ledger
+from registry.lineage.commands import lineage, nearest_sentence
 from registry.resolve.commands import index
 from registry.serving.commands import serve
 from registry.trust.commands import trust
@@ -82,7 +83,11 @@ def model() -> None:
 
 @model.command("add")
 @click.argument("name")
-@click.option("--adapter", required=True, help="Architecture: latent-diffusion or stylegan2.")
+@click.option(
+    "--adapter",
+    required=True,
+    help="Architecture: latent-diffusion or stylegan2; vae, flow, gan or score for models of the zoo.",
+)
 @click.option(
     "--weights", required=True, metavar="PATH", help="Model folder or file, or builtin:NAME@VERSION."
 )
@@ -120,6 +125,7 @@ def model_add(
     (`registry model train`). Other weights under a known NAME become its next version.
     """
     from registry.generators import service
+    from registry.generators.adapters import get_adapter
 
     options = service.SchemeOptions(scheme, bits, strength, shift, psnr, collusion_resistant)
     with opened() as home:
@@ -130,7 +136,9 @@ def model_add(
         print_json(described)
         return
     click.echo(f"Model {added.label} is registered: {added.digest_text}.")
-    if not described["networks"]:
+    if sentence := nearest_sentence(described["lineage"]):
+        click.echo(sentence, err=True)
+    if not described["networks"] and get_adapter(adapter).schemes:
         click.echo(f"Next: registry model train {added.label}")
 
 
@@ -172,6 +180,28 @@ def model_show(name: str, as_json: bool) -> None:
         click.echo(f"{'network':>18}  {network['version']}: {network['digest']}, {network['installed_at']}")
 
 
+@model.command("card")
+@click.argument("name")
+@click.option(
+    "--recipients", type=int, metavar="N", help="Keys to tell apart [default: a million, or all issued]."
+)
+@click.option("--alpha", type=float, default=1e-6, show_default=True, help="Chance of a false accusation.")
+@home_option
+@json_option
+def model_card(name: str, recipients: int | None, alpha: float, as_json: bool) -> None:
+    """Show what the network of NAME reads after each attack, and how many images a verdict needs."""
+    from registry.generators import card, service
+
+    with opened() as home, home.database.read() as session:
+        described = card.describe_card(
+            home, session, service.get_model(session, name), recipients=recipients, alpha=alpha
+        )
+    if as_json:
+        print_json(described)
+    else:
+        click.echo(card.as_text(described))
+
+
 @model.command("train")
 @click.argument("name")
 @click.option(
@@ -197,7 +227,14 @@ def model_train(name: str, data: Path | None, steps: int | None) -> None:
             trained = service.get_model(session, name)
         with training_folder(home, trained) as work:
             attribution.train(home.database, home.storage, trained, data=data, steps=steps, work=work)
-    click.echo(f"Model {trained.label} is ready for issuing.")
+    with opened() as home, home.database.read() as session:
+        described = service.describe(session, trained)
+    if described["networks"]:
+        click.echo(f"Model {trained.label} is ready for issuing.")
+    if described["lineage"] is not None:
+        click.echo(f"Its lineage is known from {described['lineage']['samples']} samples.")
+    if sentence := nearest_sentence(described["lineage"]):
+        click.echo(sentence, err=True)
 
 
 @model.command("study")
@@ -586,6 +623,7 @@ cli.add_command(upgrade)
 cli.add_command(backup)
 cli.add_command(restore)
 cli.add_command(ledger)
+cli.add_command(lineage)
 cli.add_command(index)
 cli.add_command(trust)
 cli.add_command(key)

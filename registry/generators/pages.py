@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from registry.console.page import Answer, Form, done, listing, render
 from registry.errors import IntegrityError, NotFoundError
 from registry.generators import service, uploads
 from registry.generators.builtin import known_builtins
+from registry.generators.card import ceiling_decades, decades_needed, images_needed
 from registry.generators.models import Model
 from registry.jobs import kinds
 from registry.jobs import service as jobs
@@ -224,7 +224,9 @@ def _show(reference: str, form: Form, asked: str = "") -> str:
     newest = networks[-1] if networks else None
     measured = {} if newest is None else _evidence(service.network_name(newest))
     hypotheses = max(LEAST_KEYS, issued)
-    needed = math.log10(hypotheses) - math.log10(ALPHA)
+    needed = decades_needed(hypotheses, ALPHA)
+    bits = model.basis_bits or 0
+    ceiling = ceiling_decades(bits, collusion_resistant=model.collusion_resistant)
     study = next((job for job in own if job["kind"] == "study-model" and job["state"] == "done"), None)
     drawn = next((job for job in own if job["kind"] == "picture-model" and job["state"] == "done"), None)
     return render(
@@ -236,7 +238,7 @@ def _show(reference: str, form: Form, asked: str = "") -> str:
         jobs=own[:10],
         relatives=relatives,
         active=[job for job in own if job["state"] in ("queued", "running")],
-        attacks=_attacks(measured, needed),
+        attacks=_attacks(measured, needed, ceiling),
         hypotheses=hypotheses,
         alpha=ALPHA,
         needed=needed,
@@ -282,7 +284,7 @@ def _evidence(network: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _attacks(measured: Mapping[str, Any], needed: float) -> list[dict[str, Any]]:
+def _attacks(measured: Mapping[str, Any], needed: float, ceiling: float) -> list[dict[str, Any]]:
     """Each attack's figures with the images of one copy that a verdict takes, usual and careful."""
     return [
         {
@@ -290,19 +292,11 @@ def _attacks(measured: Mapping[str, Any], needed: float) -> list[dict[str, Any]]
             "bits_right": seen["bits_right"],
             "evidence_5": seen["evidence_5"],
             "evidence_50": seen["evidence_50"],
-            "usual": images_needed(needed, seen["evidence_50"]),
-            "careful": images_needed(needed, seen["evidence_5"]),
+            "usual": images_needed(needed, seen["evidence_50"], seen["evidence_50"], ceiling),
+            "careful": images_needed(needed, seen["evidence_50"], seen["evidence_5"], ceiling),
         }
         for name, seen in measured.get("attacks", {}).items()
     ]
-
-
-def images_needed(needed: float, evidence: float) -> int | None:
-    """Images of one copy whose evidence (decades each) adds up to what a verdict needs; ``None``: no number.
-
-    Independent images: their scores add, and so nearly do their decades.
-    """
-    return math.ceil(needed / evidence) if evidence > 0.01 else None
 
 
 def _evidence_chart(measured: Mapping[str, Any], needed: float) -> dict[str, Any] | None:

@@ -438,6 +438,23 @@ def screening(session: Session, model: Model) -> tuple[str, int]:
     return screened(generators.networks(session, model))
 
 
+def screening_account(session: Session, model: Model) -> dict[str, Any]:
+    """What the screening of a model's keys did: how many were drawn again, and how often."""
+    q, images = screening(session, model)
+    query = select(func.count(), func.coalesce(func.sum(UserKey.redraws), 0)).where(
+        UserKey.model_id == model.id, UserKey.redraws > 0
+    )
+    redrawn, redraws = session.execute(query).one()
+    return {
+        "q": q,
+        "foreign_images": images,
+        "acceptance": 1.0 - images * float(q),
+        "keys_issued": count(session, model),
+        "keys_redrawn": int(redrawn),
+        "candidates_redrawn": int(redraws),
+    }
+
+
 def screened(networks: Sequence[NetworkVersion]) -> tuple[str, int]:
     """:func:`screening` of a model with these networks."""
     return Q_TEXT, max((network.foreign_images for network in networks), default=0)
