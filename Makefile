@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed.stamp
 PEERS := $(VENV)/peers.stamp
+RUNTIME := $(VENV)/runtime.stamp
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -38,7 +39,12 @@ $(PEERS): $(INSTALLED)
 demo: $(INSTALLED) ## Issue copies, attack their images, resolve them back; writes demo/report.html
 	$(BIN)/python -m registry.demo --out demo
 
-test: $(INSTALLED) $(PEERS) ## All tests
+# onnxruntime-web, which is too large to be committed; without npm, tests of the page that needs it are skipped.
+$(RUNTIME): web/package-lock.json web/build.mjs
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory assets; else echo "no npm: make assets is left out"; fi
+	@touch $@
+
+test: $(INSTALLED) $(PEERS) $(RUNTIME) ## All tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(TESTS)
 
 lint: $(INSTALLED) ## Style, types, and the direction of imports
@@ -55,7 +61,7 @@ docs: $(INSTALLED) ## The documentation as a site, build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: $(INSTALLED) $(PEERS) ## All benchmarks; QUICK=1 for a short run, PAPER=1 with the paper's search in full (days)
-	@for script in attribution verify scan images issue stylegan2 full_size trace inversion removal peers issue_cost \
+	@for script in attribution learned verify scan images issue stylegan2 full_size trace inversion removal peers issue_cost \
 	    serve stream resolve_http queries faults false_accusation; do \
 	  echo "== bench/$$script.py"; $(BIN)/python -m bench.$$script $(if $(QUICK),--quick) \
 	    $(if $(PAPER),$$(test $$script = inversion && echo --paper)) || exit 1; done
