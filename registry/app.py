@@ -102,6 +102,7 @@ def _register_pages(app: Api) -> None:
     from registry.accounts.sign_in_pages import pages as sign_in_pages
     from registry.console.pages import pages as console_pages
     from registry.copies.pages import pages as copy_pages
+    from registry.device.pages import pages as device_pages
     from registry.generators.pages import pages as model_pages
     from registry.jobs.pages import pages as job_pages
     from registry.ledger.pages import pages as ledger_pages
@@ -115,6 +116,7 @@ def _register_pages(app: Api) -> None:
         model_pages,
         recipient_pages,
         copy_pages,
+        device_pages,
         ledger_pages,
         account_pages,
         admin_pages,

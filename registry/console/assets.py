@@ -46,6 +46,11 @@ class Assets:
         """The address of an asset; ``KeyError`` for one that was not built."""
         return PREFIX + self.files[name]
 
+    def folder(self, name: str) -> str | None:
+        """The address of a folder that is built, not committed, with a slash; ``None`` where it was not."""
+        built = self.files[name]
+        return f"{PREFIX}{built}/" if any(file.startswith(f"{built}/") for file in self.known) else None
+
     def serve(self, name: str) -> Response:
         """The response with a built file; 404 for anything else."""
         if name not in self.known:
