@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 
 from sqlalchemy.orm import Session
 
+from registry.cases import service as cases
 from registry.copies import service as copies
 from registry.generators import service as generators
 from registry.home import Home
@@ -39,5 +40,6 @@ def records(session: Session, registry: str) -> list[Generator[audit.Record]]:
         copies.records,
         copies.countersignature_records,
         keys.revocation_records,
+        cases.records,
     )
     return [source(session, registry) for source in sources]

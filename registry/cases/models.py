@@ -11,10 +11,10 @@ from registry.db import Base
 class Case(Base):
     """An investigation of one organisation.
 
-    ``status`` is open, disputed or closed. ``alpha`` bounds the probability that any finding of the case names
-    somebody falsely; ``rounds`` counts the checks that have taken their share of it. ``disclosed``: readers of
-    the case see bits and bounds. ``version`` counts edits, for people who edit at the same time. ``erased_at``
-    is when its images were removed.
+    ``status`` is open, disputed or closed. ``alpha`` bounds the probability that any finding of the case
+    names somebody falsely; ``rounds`` counts the checks that have taken their share of it. ``disclosed``:
+    readers of the case see bits and bounds. ``version`` counts edits, for people who edit at the same time.
+    ``erased_at`` is when its images were removed.
     """
 
     __tablename__ = "investigation"
@@ -39,7 +39,7 @@ class Case(Base):
 
 
 class CaseTimestamp(Base):
-    """The signed statement that these images were at hand: their SHA-256 digests, sorted, one after the other.
+    """The signed statement that these images were at hand: their SHA-256 digests, sorted, in a row.
 
     Its digest is entry ``ledger_index`` of the ledger.
     """
@@ -80,8 +80,8 @@ class CaseImage(Base):
 class CaseFinding(Base):
     """The test of one image or set. ``state`` is waiting, done or failed.
 
-    ``alpha`` is the round's share of the case's, shared by its ``groups``; keys from ledger entry ``before`` on
-    are left out. ``document`` is the finding (``hallmark/finding/1``) in which images go by their ids and
+    ``alpha`` is the round's share of the case's, shared by its ``groups``; keys from ledger entry ``before``
+    on are left out. ``document`` is the finding (``hallmark/finding/1``) in which images go by their ids and
     recipients are left out, ``detail`` what else is needed to explain it (JSON, see
     :mod:`registry.cases.checking`). Who asked, for budgets: ``person_id`` or ``token_id``.
     """

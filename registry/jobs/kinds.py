@@ -19,7 +19,7 @@ from registry.accounts.permissions import Permission
 from registry.api.schemas import Body
 from registry.errors import InputError
 
-FEATURES = ("attribution", "bundles", "generators")
+FEATURES = ("attribution", "bundles", "cases", "generators")
 """Packages of ``registry`` with a module ``jobs``."""
 
 Work = TypeVar("Work", bound=Callable[..., dict[str, Any]])

@@ -30,6 +30,7 @@ CERTIFICATE = certificate.SCHEMA
 RECEIPT = "hallmark/receipt/1"
 REVOCATION = "hallmark/revocation/1"
 COUNTERSIGNATURE = "hallmark/countersignature/1"
+CASE_IMAGES = "hallmark/case-images/1"
 
 _HEAD = 1
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from registry.resolve.tables import Keys
 from verifier import evidence
 from verifier.check import COPIES_MOST, Test, weighted_tests
 from verifier.network import NetworkSpec, Pose, Reading, confidence
+from verifier.resolve import Found
 
 Logits = NDArray[np.int32]
 
@@ -33,20 +35,54 @@ def tests_of(spec: NetworkSpec, images: Sequence[Sequence[Sequence[int]]]) -> li
     return weighted_tests([_ranked(spec, readings) for readings in images])
 
 
-def attributed(keys: Keys, tests: Sequence[Test], alpha: float, acceptance: float) -> list[int]:
-    """Ids of the keys that the readings depend on at ``alpha``, in the order of issue."""
-    if not len(keys):
+def attributed(
+    keys: Keys,
+    tests: Sequence[Test],
+    alpha: float,
+    acceptance: float,
+    issued: int | None = None,
+    plus: NDArray[np.float64] | None = None,
+) -> list[int]:
+    """Ids of the keys that the readings depend on at ``alpha``, in the order of issue.
+
+    With ``issued``, of the first so many keys: later ones are neither named nor counted. ``plus`` are the
+    probabilities of +1 where keys are biased.
+    """
+    counted = len(keys) if issued is None else issued
+    if not counted:
         return []
-    floors = np.array([threshold(test, len(keys), alpha, acceptance) for test in tests])
-    best = keys.top_batch(np.stack([test.logits for test in tests]), COPIES_MOST, floors)
+    floors = np.array([threshold(test, counted, alpha, acceptance, plus) for test in tests])
+    best = best_of(keys, np.stack([test.logits for test in tests]), COPIES_MOST, counted, floors)
     named = {keys.user_key(row) for rows, _ in best for row in rows.tolist()}
     return sorted(named)[:COPIES_MOST]
 
 
-def threshold(test: Test, issued: int, alpha: float, acceptance: float) -> float:
+def best_of(
+    keys: Keys, logits: NDArray[Any], m: int, counted: int, floors: NDArray[np.float64] | None = None
+) -> list[Found]:
+    """``keys.top_batch`` among the first ``counted`` keys.
+
+    Later keys are searched as well and left out of what was found; where they took so many places that one of
+    the others may be missing, more is asked for.
+    """
+    wanted = m
+    while True:
+        found = keys.top_batch(logits, wanted, floors)
+        kept = [(rows[rows < counted][:m], scores[rows < counted][:m]) for rows, scores in found]
+        if all(
+            len(rows) == m or len(everyone) < wanted
+            for (rows, _), (everyone, _) in zip(kept, found, strict=True)
+        ):
+            return kept
+        wanted *= 2
+
+
+def threshold(
+    test: Test, issued: int, alpha: float, acceptance: float, plus: NDArray[np.float64] | None = None
+) -> float:
     """The smallest score that names a key among ``issued`` ones by this test; infinite if none can."""
     log10_p = math.log10(alpha * test.weight * acceptance / issued)
-    return float(evidence.score_at(test.logits, log10_p))
+    return float(evidence.score_at(test.logits, log10_p, plus))
 
 
 def _ranked(spec: NetworkSpec, readings: Sequence[Sequence[int]]) -> list[Reading]:

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from PIL.Image import Image as Picture
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
@@ -40,15 +41,16 @@ from registry.home import Home
 from registry.keys import service as keys
 from registry.keys.models import KeyRevocation, UserKey
 from registry.ledger import service as ledger
-from registry.resolve import budgets, deciding, grants
+from registry.resolve import budgets, deciding, explaining, grants
 from registry.resolve.budgets import Asked, RecentSketches, Sketcher
+from registry.resolve.explaining import Explained
 from registry.resolve.grants import Target
 from registry.resolve.models import Resolution, ResolvedKey
 from registry.resolve.secrets import secret
-from registry.resolve.tables import Keys, KeyTables
+from registry.resolve.tables import KeyTables
 from verifier import certificate, merkle
 from verifier.bundle import utc
-from verifier.check import ALPHA, TESTS_MOST, Test
+from verifier.check import ALPHA, TESTS_MOST
 from verifier.finding import (
     SCHEMA,
     EvidenceEntry,
@@ -93,7 +95,8 @@ class Image:
 class Query:
     """Images asked about as one set; alpha is shared by ``groups`` such sets.
 
-    ``network`` is the SHA-256 (hex) of the network's ONNX file or of its package.
+    ``network`` is the SHA-256 (hex) of the network's ONNX file or of its package. With ``before``, only keys
+    that stand before that index of the ledger are tested.
     """
 
     model: str
@@ -102,6 +105,7 @@ class Query:
     alpha: float = ALPHA
     groups: int = 1
     source: Source = "client logits"
+    before: int | None = None
 
 
 @dataclass(frozen=True)
@@ -166,12 +170,15 @@ def _resolve(home: Home, state: _State, principal: Principal, query: Query) -> A
         with _refusals_logged(home, target):
             budgets.require(session, asked)
         table = state.tables.of(home, session, target.model)
+        issued = len(table) if query.before is None else _issued_before(session, target.model, query.before)
         q, foreign = keys.screened(installed)
+        plus = keys.probabilities(home.master, target.model)
         size = ledger.size(session)
-    found = deciding.attributed(table, tests, query.alpha / query.groups, 1.0 - foreign * float(q))
+    acceptance = 1.0 - foreign * float(q)
+    found = deciding.attributed(table, tests, query.alpha / query.groups, acceptance, issued, plus)
     with _refusals_logged(home, target):
         resolution = _record(home, state, principal, target, query, network, asked, found)
-    document = _finding(query, network, resolution, table, tests, size, bool(found))
+    document = _finding(query, network, resolution, issued * len(tests), size, bool(found))
     if found:
         with home.database.read() as session:
             document |= _named(session, home, principal, target, found, size)
@@ -202,6 +209,66 @@ def resolve_image(
         query = Query(target.label, network, asked, groups=len(targets), source="image")
         answers.append(resolve(home, principal, query))
     return answers
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The answer about images that the registry read itself; ``explained`` is there for named copies of the
+    asker's own model, and for whoever may see its key table (:mod:`registry.resolve.explaining`)."""
+
+    answer: Answer
+    network: InstalledNetwork
+    explained: Explained | None
+
+
+def judge_images(
+    home: Home,
+    principal: Principal,
+    target: Target,
+    images: Sequence[tuple[str, str, Picture]],
+    *,
+    alpha: float,
+    groups: int,
+    before: int,
+) -> Judged:
+    """One set of images, each (name, SHA-256, picture), read with the target's newest network.
+
+    Only keys before the ledger's entry ``before`` are tested. Errors as of :func:`resolve`.
+    """
+    state = _state(home)
+    with home.database.read() as session:
+        row = generators.newest_network(session, target.model)
+        installed = generators.networks(session, target.model)
+    network = _installed(home, state, row)
+    ranked = [
+        readings[:READINGS_MOST]
+        for readings in _reader(home, state, row).ranked([picture for _, _, picture in images])
+    ]
+    asked = [
+        Image(name, digest, [reading.logits.tolist() for reading in readings])
+        for (name, digest, _), readings in zip(images, ranked, strict=True)
+    ]
+    query = Query(target.label, network.onnx, asked, alpha, groups, "image", before)
+    answer = resolve(home, principal, query)
+    if not answer.named or target.grant is not None:
+        return Judged(answer, network, None)
+    with home.database.read() as session:
+        table = state.tables.of(home, session, target.model)
+        issued = _issued_before(session, target.model, before)
+    q, foreign = keys.screened(installed)
+    plus = keys.probabilities(home.master, target.model)
+    explained = explaining.explain(table, answer.named, ranked, issued, 1.0 - foreign * float(q), plus)
+    return Judged(answer, network, explained)
+
+
+def readable_targets(session: Session, organisation: int) -> list[Target]:
+    """The models that an image can be read for: open to the organisation, with a network."""
+    return _readable(session, organisation, None)
+
+
+def _issued_before(session: Session, model: Model, place: int) -> int:
+    """How many of a model's keys come before an index of the ledger: they are the first ones of its table."""
+    return keys.count(session, model) - keys.count_after(session, model, place - 1)
 
 
 def _readable(session: Session, organisation: int, model: str | None) -> list[Target]:
@@ -339,8 +406,7 @@ def _finding(
     query: Query,
     network: InstalledNetwork,
     resolution: str,
-    table: Keys,
-    tests: Sequence[Test],
+    hypotheses: int,
     size: int,
     attributed: bool,
 ) -> dict[str, Any]:
@@ -355,9 +421,7 @@ def _finding(
         "copies": [],
         "model": None,
         "lineage": None,
-        "evidence": vars(
-            EvidenceEntry(network.spec.bits, len(table) * len(tests), query.alpha, query.groups)
-        ),
+        "evidence": vars(EvidenceEntry(network.spec.bits, hypotheses, query.alpha, query.groups)),
         "network": vars(NetworkEntry(network.onnx, "client" if query.source != "image" else "registry")),
         "ledger": vars(LedgerEntry(None, size, False)),
         "elapsed_ms": None,

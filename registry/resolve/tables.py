@@ -34,7 +34,7 @@ from registry.home import Home
 from registry.keys import service as key_service
 from registry.keys.models import UserKey
 from registry.resolve.secrets import secret
-from verifier import resolve
+from verifier import phi, resolve
 from verifier.errors import InputError, TrustError, VerifierError
 from verifier.phi import Packed
 from verifier.resolve import Found, KeyIndex, KeysInTurn, KeyTable, Logits
@@ -97,6 +97,12 @@ class Keys:
         """The id of the ``UserKey`` behind a row."""
         first = len(self.ids)
         return int(self.ids[row] if row < first else self.recent.ids[row - first])
+
+    def signs(self, row: int) -> NDArray[np.int64]:
+        """The key of a row as (k,) of -1 and +1."""
+        first = len(self.ids)
+        bits = self.index.rows(np.array([row]))[0] if row < first else self.recent.packed[row - first]
+        return phi.unpack(bits).astype(np.int64)
 
     def packed(self) -> Packed:
         """The bits of all keys, (n, bits / 8)."""

@@ -90,3 +90,25 @@ def test_no_key_was_issued_and_nothing_was_read() -> None:
 def test_readings_of_another_network_are_refused(reading: list[int]) -> None:
     with pytest.raises(InputError):
         deciding.tests_of(SPEC, [[reading]])
+
+
+@given(st.integers(0, 2**32), st.integers(1, 300), st.integers(1, 20))
+@settings(max_examples=40, deadline=None)
+def test_later_keys_are_neither_named_nor_counted(seed: int, issued: int, m: int) -> None:
+    rng = np.random.default_rng(seed)
+    keys = table(300, 5)
+    logits = rng.integers(-128, 129, (3, BITS)).astype(np.int64)
+    scores = phi.unpack(keys.packed()).astype(np.int64)[:issued] @ logits.T
+    for column, (rows, found) in enumerate(deciding.best_of(keys, logits, m, issued)):
+        best = np.sort(scores[:, column])[::-1][:m]
+        assert found.tolist() == best.tolist()
+        assert (rows < issued).all()
+
+
+def test_a_key_issued_later_is_left_out_however_well_it_fits() -> None:
+    keys = table(300)
+    reading = (128 * key(keys, 200)).tolist()
+    tests = deciding.tests_of(SPEC, [[reading]])
+    assert deciding.attributed(keys, tests, 1e-6, 1.0) == [300]
+    assert deciding.attributed(keys, tests, 1e-6, 1.0, issued=201) == [300]
+    assert deciding.attributed(keys, tests, 1e-6, 1.0, issued=200) == []
