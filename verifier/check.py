@@ -425,7 +425,18 @@ class Verifier(Checker):
             name = self._copy_id(match)
             if number is not None and name not in readable[number].alone:
                 readable[number].alone.append(name)
-        return finding
+        return finding if finding.contradiction is None else self._without_verdict(finding)
+
+    def _without_verdict(self, finding: Finding) -> Finding:
+        """What is left where images of a set contradict each other: which copies each names by itself."""
+        return replace(
+            finding,
+            images=[replace(image, log10_p=None, log10_p_without=None) for image in finding.images],
+            verdict="not-attributed",
+            copies=[],
+            model=None,
+            ledger=replace(finding.ledger, index=None),
+        )
 
     def _copy_id(self, match: _Match) -> str:
         return self._certificate(match).copy_id

@@ -10,6 +10,7 @@ fingerprint.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -155,6 +156,14 @@ class Finding:
         """Whether some image could not be read."""
         return any(image.error is not None for image in self.images)
 
+    @property
+    def contradiction(self) -> tuple[ImageEntry, ImageEntry] | None:
+        """Two images each of which names copies by itself, and none in common: no verdict holds for a set of
+        both. (Images of a mixture of copies have those in common that they name.)"""
+        named = [image for image in self.images if image.alone]
+        pairs = itertools.combinations(named, 2)
+        return next(((a, b) for a, b in pairs if not set(a.alone) & set(b.alone)), None)
+
     def document(self) -> dict[str, Any]:
         """The JSON object of schema ``hallmark/finding/1``."""
         return {"schema": SCHEMA, **asdict(self)}
@@ -169,6 +178,13 @@ class Finding:
             return f"{what} on {keys} {names}"
         if all(image.error is not None for image in self.images):
             return "nothing could be read"
+        if (apart := self.contradiction) is not None:
+            first, second = apart
+            return (
+                "these images contradict each other, so there is no verdict about them as a set: "
+                f"{first.path} names {', '.join(first.alone)}, {second.path} {', '.join(second.alone)}; "
+                "check them one by one"
+            )
         what = "these images" if several else "this image"
         return f"no copy can be named for {what} at this alpha"
 

@@ -17,7 +17,7 @@ from verifier import Verifier, check, evidence
 from verifier.bundle import Revocation
 from verifier.check import FIRST_SHARE, TESTS_MOST, weighted_tests
 from verifier.errors import InputError, TrustError
-from verifier.finding import Finding
+from verifier.finding import Finding, parse
 from verifier.images import load_image
 from verifier.network import Pose, Reading
 
@@ -166,14 +166,32 @@ def test_an_unreadable_image_is_an_entry_and_the_others_are_checked(world: World
 
 
 def test_a_set_says_which_images_name_a_copy_by_themselves(world: World, verifier: Verifier) -> None:
-    paths = [world.save_image(1), world.folder / "missing.png", world.save_foreign(3), world.save_image(2)]
+    paths = [world.save_image(1), world.folder / "missing.png", world.save_foreign(3)]
     finding = only(verifier.check(paths, as_set=True))
-    assert {copy.id for copy in finding.copies} == {world.copy_id(1), world.copy_id(2)}
-    assert [image.alone for image in finding.images] == [[world.copy_id(1)], [], [], [world.copy_id(2)]]
+    assert {copy.id for copy in finding.copies} == {world.copy_id(1)}
+    assert [image.alone for image in finding.images] == [[world.copy_id(1)], [], []]
     weak_ones = [weak(world, 3, seed) for seed in range(8)]
     finding = only(verifier.check(weak_ones, as_set=True, pose_search=False))
     assert finding.attributed
     assert not any(image.alone for image in finding.images)
+
+
+def test_images_that_name_different_copies_get_no_verdict_as_a_set(world: World, verifier: Verifier) -> None:
+    paths = [world.save_image(1), world.save_foreign(3), world.save_image(2)]
+    finding = only(verifier.check(paths, as_set=True))
+    assert (finding.verdict, finding.copies, finding.model) == ("not-attributed", [], None)
+    assert [image.alone for image in finding.images] == [[world.copy_id(1)], [], [world.copy_id(2)]]
+    assert finding.statement() == (
+        "these images contradict each other, so there is no verdict about them as a set: "
+        f"{paths[0]} names {world.copy_id(1)}, {paths[2]} {world.copy_id(2)}; check them one by one"
+    )
+    assert parse(finding.document()) == finding
+
+
+def test_a_bundle_that_lacks_keys_gives_no_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check.AdaptiveKeys, "__len__", lambda _: 49)
+    with pytest.raises(TrustError, match="holds 49 of the 50 keys"):
+        Verifier.from_bundle(world.bundle(), device="cpu")
 
 
 def test_reading_many_at_a_time_changes_nothing(
@@ -256,11 +274,13 @@ def test_several_models_share_the_hypotheses_and_are_each_read_by_their_network(
 
 def test_hypotheses_count_every_key_ever_issued(tmp_path: Path) -> None:
     world = make_world(tmp_path, keys=20)
-    world.models[0].entry = replace(world.models[0].entry, keys_issued=10**12)
-    finding = only(Verifier.from_bundle(world.bundle()).check([world.save_image(3)], alpha=1e-3))
+    verifier = Verifier.from_bundle(world.bundle())
+    assert verifier.hypotheses == verifier._tested.hypotheses == 20
+    verifier._tested = replace(verifier._tested, hypotheses=10**12)
+    finding = only(verifier.check([world.save_image(3)], alpha=1e-3))
     assert finding.evidence.hypotheses == 10**12
     assert finding.copies[0].log10_p_family == pytest.approx(finding.copies[0].log10_p + 12)
-    assert not only(Verifier.from_bundle(world.bundle()).check([world.save_image(3)], alpha=1e-8)).attributed
+    assert not only(verifier.check([world.save_image(3)], alpha=1e-8)).attributed
 
 
 def test_a_named_copy_needs_a_valid_certificate(tmp_path: Path) -> None:
