@@ -40,6 +40,7 @@ MIDDLE = 0.5
 """Strength of the WAVES distortions: the middle of each range."""
 ROUNDINGS: dict[str, Callable[[State], State]] = {"fp16": to_half, "int8": to_int8}
 QUICK = ("clean", "paper-jpeg", "paper-noise", "crop")
+BUILTINS = (BUILTIN, "builtin:flowers-ldm-128@1", "builtin:flowers-stylegan2@1")
 
 CLEAN = Goal(">=", 0.995)
 OF_THE_PAPER = Goal(">=", 0.97)
@@ -50,7 +51,10 @@ ROUNDED = Goal(">=", -0.01)
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; shares are among the images or sets of this line, evidence is in decades."""
+    """One line of the table; ``generator`` names its scheme too.
+
+    Shares are among the images or sets of this line, evidence is in decades.
+    """
 
     generator: str
     weights: str
@@ -211,9 +215,7 @@ def show(rows: Sequence[Row]) -> None:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="A few images and attacks only.")
-@click.option(
-    "--builtin", "builtins", multiple=True, default=[BUILTIN], show_default=True, help="NAME or NAME=FOLDER."
-)
+@click.option("--builtin", "builtins", multiple=True, help="NAME or NAME=FOLDER.  [default: all builtins]")
 @click.option("--images", default=1000, show_default=True, help="Images for each attack.")
 @click.option("--attack", "attacks", multiple=True, type=click.Choice(list(BENCHMARK)), help="Only these.")
 @click.option(
@@ -238,7 +240,8 @@ def main(
 ) -> None:
     """Measure identification among a million keys under each attack."""
     if quick:
-        images, attacks = 48, attacks or QUICK
+        images, attacks, builtins = 48, attacks or QUICK, builtins or [BUILTIN]
+    builtins = builtins or BUILTINS
     references = [open_reference(name) for name in builtins]
     changes = [name for name in roundings if name in ROUNDINGS]
     rows: list[Row] = []
