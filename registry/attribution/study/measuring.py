@@ -466,8 +466,11 @@ def _distances(base: Features, copy: Features, real: Features | None) -> dict[st
 
 
 def accuracies(readings: Mapping[str, NDArray[Any]], signs: NDArray[Any]) -> dict[str, dict[str, float]]:
-    """Figures of whole readings (n, k) under each attack, keys ``signs`` (n, k), and of the mix."""
-    right = {name: np.sign(rows) == signs for name, rows in readings.items()}
+    """Figures of whole readings (n, k) under each attack, keys ``signs`` (n, k), and of the mix.
+
+    A bit read as 0 is undecided: half right, and no bit of a key that is right in every bit.
+    """
+    right = {name: (1 + np.sign(rows) * signs) / 2 for name, rows in readings.items()}
     decades = {
         name: np.array([-log10_tail(row, float(row @ key)) for row, key in zip(rows, signs, strict=True)])
         for name, rows in readings.items()
@@ -478,9 +481,9 @@ def accuracies(readings: Mapping[str, NDArray[Any]], signs: NDArray[Any]) -> dic
     return {name: _summary(right[name], decades[name]) for name in right}
 
 
-def _summary(right: NDArray[np.bool_], decades: NDArray[np.float64]) -> dict[str, float]:
+def _summary(right: NDArray[np.float64], decades: NDArray[np.float64]) -> dict[str, float]:
     return {
-        "every_bit": float(right.all(1).mean()),
+        "every_bit": float((right == 1).all(1).mean()),
         "bits_right": float(right.mean()),
         "identified": float(np.mean([log10_family(-d, KEYS) <= LOG10_ALPHA for d in decades])),
         "evidence_5": float(np.quantile(decades, 0.05)),
