@@ -60,6 +60,7 @@ def _register(app: Api) -> None:
     from registry.accounts.session_routes import session_routes
     from registry.bundles.routes import bundles
     from registry.c2pa.routes import c2pa
+    from registry.cases.routes import cases
     from registry.copies.recipient_routes import recipient
     from registry.copies.routes import copies, downloads, signing_key
     from registry.generators.routes import models, uploading
@@ -82,6 +83,7 @@ def _register(app: Api) -> None:
         resolving,
         granting,
         unmaskings,
+        cases,
     ):
         app.register_api(api)
     for api in (copies, downloads, signing_key, recipient):

@@ -19,6 +19,7 @@ import click
 
 from registry.accounts.commands import organisation, person, token
 from registry.backup.commands import backup, restore, upgrade
+from registry.cases.commands import case
 from registry.command_line import OUT, chosen_home, home_option, json_option, opened, print_json, shown
 from registry.copies.commands import downloads, link
 from registry.errors import InputError, RegistryError
@@ -622,6 +623,7 @@ cli.add_command(serve)
 cli.add_command(upgrade)
 cli.add_command(backup)
 cli.add_command(restore)
+cli.add_command(case)
 cli.add_command(ledger)
 cli.add_command(lineage)
 cli.add_command(index)

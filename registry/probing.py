@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from registry.accounts import security
 from registry.accounts.models import ApiToken
 from registry.accounts.security import Event, Source
+from registry.cases.models import Case
 from registry.copies.models import Download, DownloadLink
 from registry.generators.models import Model
 from registry.home import Home
@@ -66,6 +67,7 @@ OWNERS: dict[str, Callable[[str], Select[int]]] = {
     "key_id": _of_key,
     "copy_id": _of_key,
     "model": _of_model,
+    "case_id": lambda value: select(Case.organisation_id).where(Case.case_id == value),
     "download_id": lambda value: select(Download.organisation_id).where(Download.download_id == value),
     "link_id": _of_link,
     "job_id": lambda value: select(Job.organisation_id).where(Job.job_id == value),

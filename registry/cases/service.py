@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -41,6 +41,8 @@ from verifier.bundle import utc
 from verifier.check import ALPHA
 
 DIGEST_BYTES = 32
+Made = TypeVar("Made")
+
 LONGEST_TITLE, LONGEST_TEXT = 200, 10_000
 ERASED = "case.images-erased"
 
@@ -57,6 +59,18 @@ def open_case(
     home: Home, principal: Principal, title: str, description: str = "", alpha: float = ALPHA
 ) -> Case:
     """A new case. ``alpha`` bounds the probability that any of its findings names somebody falsely."""
+    return open_case_with(home, principal, title, description, alpha, lambda _, case: case)
+
+
+def open_case_with(
+    home: Home,
+    principal: Principal,
+    title: str,
+    description: str,
+    alpha: float,
+    also: Callable[[Session, Case], Made],
+) -> Made:
+    """The same; what ``also`` makes of the case within the transaction that opens it."""
     if not 1e-30 <= alpha <= ALPHA:
         raise InputError(f"alpha must lie between 1e-30 and {ALPHA:g}, not {alpha:g}.")
     now = unix_now()
@@ -79,7 +93,8 @@ def open_case(
         session.add(row)
         session.flush()
         say(session, row, principal.label, "opened", title=title)
-    return row
+        session.flush()
+        return also(session, row)
 
 
 def get_case(session: Session, case_id: str, organisation: int, *, lock: bool = False) -> Case:
@@ -170,8 +185,12 @@ def note(home: Home, principal: Principal, case_id: str, text: str) -> CaseNote:
 
 def notes(session: Session, case: Case) -> Sequence[CaseNote]:
     """All notes, oldest first."""
-    query = select(CaseNote).where(CaseNote.investigation_id == case.id).order_by(CaseNote.id)
-    return session.execute(query).scalars().all()
+    return session.execute(select_notes(case).order_by(CaseNote.id)).scalars().all()
+
+
+def select_notes(case: Case) -> Select[CaseNote]:
+    """The notes."""
+    return select(CaseNote).where(CaseNote.investigation_id == case.id)
 
 
 def say(session: Session, case: Case, actor: str, kind: str, **detail: Any) -> None:
@@ -222,8 +241,12 @@ def folder_name(case_id: str) -> str:
 
 def images(session: Session, case: Case) -> Sequence[CaseImage]:
     """The images, in the order in which they came."""
-    query = select(CaseImage).where(CaseImage.investigation_id == case.id).order_by(CaseImage.id)
-    return session.execute(query).scalars().all()
+    return session.execute(select_images(case).order_by(CaseImage.id)).scalars().all()
+
+
+def select_images(case: Case) -> Select[CaseImage]:
+    """The images."""
+    return select(CaseImage).where(CaseImage.investigation_id == case.id)
 
 
 def get_image(session: Session, case: Case, image_id: str) -> CaseImage:

@@ -29,6 +29,7 @@ from registry.app import create_app
 from registry.c2pa.manifests import ALGORITHM
 from registry.home import Home
 from tests.registry.accounts.support import Browser, add_admin
+from tests.registry.cases.support import foreign
 from tests.registry.resolve.support import QUANTA, Caller, issue, query, signs
 from tests.registry.support import MODEL, RECIPIENT
 
@@ -130,6 +131,23 @@ ROUTES: dict[str, Route] = {
     "GET /api/v1/jobs/<job_id>/events": Route(404),
     "GET /api/v1/jobs/<job_id>/logs": Route(404),
     "GET /api/v1/jobs/<job_id>/files/<name>": Route(404),
+    # Cases.
+    "GET /api/v1/cases": Route(200),
+    "POST /api/v1/cases": Route(201, lambda ids: {"title": "own"}),
+    "GET /api/v1/cases/<case_id>": Route(404),
+    "PATCH /api/v1/cases/<case_id>": Route(404, lambda ids: {"version": 1, "status": "closed"}),
+    "PUT /api/v1/cases/<case_id>/disclosure": Route(404, lambda ids: {"disclosed": True}),
+    "GET /api/v1/cases/<case_id>/images": Route(404),
+    "POST /api/v1/cases/<case_id>/images": Route(404, data=b"his own"),
+    "DELETE /api/v1/cases/<case_id>/images": Route(404),
+    "GET /api/v1/cases/<case_id>/images/<image_id>": Route(404),
+    "GET /api/v1/cases/<case_id>/images/<image_id>/timestamp": Route(404),
+    "POST /api/v1/cases/<case_id>/checks": Route(404, lambda ids: {}),
+    "GET /api/v1/cases/<case_id>/findings": Route(404),
+    "GET /api/v1/cases/<case_id>/notes": Route(404),
+    "POST /api/v1/cases/<case_id>/notes": Route(404, lambda ids: {"text": "mine now"}),
+    "GET /api/v1/cases/<case_id>/events": Route(404),
+    "POST /api/v1/cases/<case_id>/report": Route(404, lambda ids: {}),
     # Resolving.
     "GET /api/v1/resolvable-models": Route(200),
     "GET /api/v1/resolutions": Route(200),
@@ -200,7 +218,18 @@ class World:
     @property
     def marks(self) -> list[str]:
         """What no answer to the rival may hold."""
-        kept = ("key_id", "email", "link_id", "download_id", "job_id", "grant_id", "unmasking_id", "prefix")
+        kept = (
+            "case_id",
+            "image_id",
+            "key_id",
+            "email",
+            "link_id",
+            "download_id",
+            "job_id",
+            "grant_id",
+            "unmasking_id",
+            "prefix",
+        )
         return [self.ids[name] for name in kept] + [self.ids["name"], self.ids["digest"]]
 
 
@@ -276,7 +305,16 @@ def _belongings(home: Home, owner: Caller, auditor: Caller) -> Ids:
         headers={"Content-Type": "application/octet-stream"},
     )
     assert upload.status_code == 201
+    case_id = made(owner.post("/cases", {"title": "the owner's case"}))["id"]
+    suspect = owner.request(
+        "POST",
+        f"/cases/{case_id}/images",
+        data=foreign(),
+        headers={"Content-Type": "application/octet-stream"},
+    )
     return {
+        "case_id": case_id,
+        "image_id": made(suspect)["files"][0]["image"],
         "key_id": key_id,
         "copy_id": copy_id,
         "email": RECIPIENT,
