@@ -42,7 +42,7 @@ from bench.marked import Reference, keys_for, open_reference, pixels, seeded
 from bench.removal import differentiable
 from registry.attribution.attacks import BENCHMARK
 from registry.generators.adapters import to_images
-from registry.generators.builtin import known_builtins
+from registry.generators.builtin import known_builtins, resolve_builtin
 from registry.generators.photographs import SUFFIXES
 from registry.keys.screening import Screen
 from registry.keys.service import _draw
@@ -288,6 +288,8 @@ def sources(data: Path | None) -> list[Source]:
             Source("small photographs, enlarged", lambda _, n: small_photographs(data, n)),
         ]
     for name in known_builtins():
+        if resolve_builtin(name).basis is None:
+            continue  # the zoo carries no keys
         found.append(Source(f"unmarked {name}", partial(drawn, name, False)))
         found.append(Source(f"copies of {name}", partial(drawn, name, True)))
     plain = list(found)

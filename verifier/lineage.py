@@ -270,7 +270,7 @@ class Lineage:
             entry = self.answer(embedding, len(part))
             if entry.model != self.models[model] or entry.confidence < SURE:
                 return []
-            found.append((entry.model, part, entry.confidence))
+            found.append((self.models[model], part, entry.confidence))
         return found
 
 

@@ -40,6 +40,7 @@ from registry.generators.adapters import Adapter, Generator, get_adapter, to_ima
 from registry.generators.models import Model
 from registry.generators.photographs import encoding_crop, load_images
 from registry.interrupts import between_steps
+from registry.lineage import service as lineage
 from registry.progress import progress
 from registry.storage import Storage, atomic_file
 from verifier.evidence import log_cosh
@@ -76,6 +77,9 @@ def train(
     adapter = get_adapter(model.adapter)
     with storage.local(generators.base_name(model)) as folder:
         generator = adapter.load(folder)
+        if not adapter.schemes_of(folder):  # it carries no keys
+            lineage.install(database, model, lineage.sample_fingerprint(generator, model.label))
+            return
         latents = draw_latents(generator, LATENTS + HELD_OUT, work, photographs)
         if model.basis is not None:
             with storage.local(generators.basis_name(model)) as path:
@@ -83,6 +87,10 @@ def train(
         else:
             basis = _basis(adapter, folder, generator, model, latents, work)
         copies = copies_generator(adapter, folder, generator, basis)
+    if lineage.available():
+        known = lineage.rendered_fingerprint(generator, latents, model.label)
+        if known is not None:
+            lineage.install(database, model, known)
     package = build_package(copies, basis, latents, photographs, steps or STEPS, work, base=generator)
     with database.write() as session:
         if model.basis is None:

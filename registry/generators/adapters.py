@@ -50,6 +50,9 @@ class Generator(ABC):
     slow_sampling: bool = False
     """Whether drawing thousands of latents takes days, so that encoded photographs serve better."""
 
+    quick_sampling: bool = False
+    """Whether some dozens of samples cost seconds at most."""
+
     def sampling_obstacle(self) -> InputError | None:
         """Why :meth:`sample_latents` cannot draw (a part or a library is missing); ``None`` where it can."""
         return None

@@ -17,11 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent / "builtins"
 
 @dataclass(frozen=True)
 class Builtin:
-    """Paths of one builtin: model folder, basis file and network package, where shipped."""
+    """Paths of one builtin: model folder, basis file, network package and lineage, where shipped."""
 
     weights: Path
     basis: Path | None
     network: Path | None
+    lineage: Path | None
 
 
 def known_builtins() -> list[str]:
@@ -37,8 +38,10 @@ def resolve_builtin(name: str) -> Builtin:
     base, _, version = label.rpartition("@")
     folder = ROOT / base / version
     basis, network = folder / "basis.safetensors", folder / "network"
+    lineage = folder / "lineage.json"
     return Builtin(
         weights=folder / "model",
         basis=basis if basis.is_file() else None,
         network=network if network.is_dir() else None,
+        lineage=lineage if lineage.is_file() else None,
     )

@@ -135,6 +135,7 @@ def add_model(
             install_basis(session, home.storage, model, source.basis)
             if source.network is not None:
                 install_network(session, home.storage, model, source.network)
+    _learn_lineage(home, adapter, model, source)
     return model
 
 
@@ -294,11 +295,30 @@ def reference(model: Model) -> certificate.ModelReference:
     return certificate.ModelReference(model.name, model.version, model.digest_text)
 
 
+def _learn_lineage(home: Home, adapter: Adapter, model: Model, source: _Source) -> None:
+    """The model's lineage fingerprint, where it ships with the weights or its samples cost seconds at most.
+
+    Others get it when they are trained, from the latents that are drawn then.
+    """
+    from registry.lineage import service as lineage
+
+    if not lineage.available():
+        return
+    found = None if source.lineage is None else lineage.read_shipped(source.lineage)
+    if found is None and not source.builtin:
+        with home.storage.local(base_name(model)) as folder:
+            found = lineage.quick_fingerprint(adapter, folder, model.label)
+    if found is not None:
+        lineage.install(home.database, model, found)
+
+
 @dataclass(frozen=True)
 class _Source:
     weights: Path
     basis: Path | None = None
     network: Path | None = None
+    lineage: Path | None = None
+    builtin: bool = False
 
 
 def _resolve(weights: str) -> _Source:
@@ -306,7 +326,7 @@ def _resolve(weights: str) -> _Source:
         from registry.generators.builtin import resolve_builtin
 
         builtin = resolve_builtin(weights)
-        return _Source(builtin.weights, builtin.basis, builtin.network)
+        return _Source(builtin.weights, builtin.basis, builtin.network, builtin.lineage, builtin=True)
     if not Path(weights).exists():
         raise InputError(f"{weights}: no such file or folder.", "Give a folder, or builtin:NAME@VERSION.")
     return _Source(Path(weights))
@@ -316,6 +336,13 @@ def _check_scheme(adapter: Adapter, folder: Path, options: SchemeOptions) -> Non
     """Refuse what the architecture cannot carry now, not after hours of drawing latents."""
     from registry.fingerprints.pca import chosen_rows, components
 
+    if not adapter.schemes_of(folder):
+        if options != SchemeOptions():
+            raise InputError(
+                f"a {adapter.name} model carries no keys, so it has no scheme.",
+                "Leave --scheme and the other options out: it is registered for its lineage.",
+            )
+        return
     scheme = adapter.choose_scheme(folder, options.scheme, options.shift)
     if scheme != "learned":
         chosen_rows(components(adapter.latent_shape(folder)), options.bits, options.shift, adapter.bits)
@@ -472,6 +499,7 @@ def _only(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 def describe(session: Session, model: Model) -> dict[str, Any]:
     """A model as `registry model list --json` shows it."""
     from registry.keys import service as keys
+    from registry.lineage import service as lineage
 
     return {
         "name": model.name,
@@ -494,4 +522,5 @@ def describe(session: Session, model: Model) -> dict[str, Any]:
             for network in networks(session, model)
         ],
         "keys_issued": keys.count(session, model),
+        "lineage": lineage.describe(session, model),
     }

@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from registry.errors import InputError
 from registry.fingerprints.basis import Basis, Target
 from registry.generators.adapters import PICKLES, Adapter, Generator, noise_seed
+from registry.generators.small_network import SmallNetwork
 from registry.progress import Progress
 
 DESCRIPTION, WEIGHTS = "zoo.json", "weights.safetensors"
@@ -37,7 +37,9 @@ BATCH = 64
 class SmallGenerator(Generator):
     """A trained network that turns normal latents into images in [-1, 1]."""
 
-    def __init__(self, network: nn.Module, latent: tuple[int, ...], sampling: Mapping[str, Any]) -> None:
+    quick_sampling = True
+
+    def __init__(self, network: SmallNetwork, latent: tuple[int, ...], sampling: Mapping[str, Any]) -> None:
         self.network, self.latent_shape = network, latent
         self.size = int(network.layout.size)
         self.temperature = float(sampling.get("temperature", 1.0))
@@ -72,7 +74,7 @@ class SmallAdapter(Adapter):
     schemes: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
-    def network(self, layout: Mapping[str, Any]) -> nn.Module:
+    def network(self, layout: Mapping[str, Any]) -> SmallNetwork:
         """An untrained network; TypeError, ValueError or AssertionError for a layout that cannot be."""
 
     @abstractmethod
@@ -122,7 +124,7 @@ class SmallAdapter(Adapter):
 
 
 def save_small(
-    network: nn.Module, family: str, folder: Path, sampling: Mapping[str, Any] | None = None
+    network: SmallNetwork, family: str, folder: Path, sampling: Mapping[str, Any] | None = None
 ) -> None:
     """Write a trained network of ``family`` in half precision."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from registry.generators.adapters import noise_seed
 from registry.generators.gan.network import Critic, Generator
 from registry.generators.photographs import random_crops
+from registry.generators.small_network import SmallNetwork
 from registry.interrupts import between_steps
 from registry.progress import progress
 from registry.storage import atomic_file
@@ -30,12 +29,10 @@ CRITIC = (128, 96, 64, 32)
 CRITIC_RATE, GAN_RATE, GAN_AVERAGE = 8e-4, 4e-4, 0.99
 SAVE_EVERY = 250
 
-Network = TypeVar("Network", bound=nn.Module)
-
 
 def train(
-    network: Network, photographs: torch.Tensor, work: Path, steps: int, batch: int, seed: int
-) -> Network:
+    network: SmallNetwork, photographs: torch.Tensor, work: Path, steps: int, batch: int, seed: int
+) -> SmallNetwork:
     """Train ``network`` on uint8 photographs (n, 3, s, s); its averaged weights.
 
     ``network`` has a ``layout`` with ``size``, and a ``loss`` unless it is a GAN's generator.
@@ -46,7 +43,7 @@ def train(
 
     def loss(rng: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         rng = _reseeded(rng, seed)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=network.half):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=network.in_half):
             value = network.loss(_batch(photographs, network.layout.size, batch, rng), rng)
         return value, {"loss": value.item()}
 

@@ -32,7 +32,7 @@ Embed = Callable[[Pixels, Sequence[Sequence[int]]], Vectors]
 WINDOW = 64
 SIZES = (1, 2, 4, 8, 16, 32)
 FALSE_REJECTION = 0.05
-SETS = 40
+DRAWS = 40
 """Sets of each size and model that thresholds are chosen on."""
 CALIBRATED_ON = ("clean", "jpeg", "smaller", "blur")
 FINGERPRINT_SET = 16
@@ -91,7 +91,7 @@ def calibrate(
         for draw, kind in enumerate(CALIBRATED_ON):
             changed = degrade(pixels, kind, 1000 + draw)
             for size in SIZES:
-                sets = random_sets(SETS, min(size, len(pixels)), len(pixels), rng)
+                sets = random_sets(DRAWS, min(size, len(pixels)), len(pixels), rng)
                 distances[size].append(1 - embed(changed, sets) @ directions.T)
                 truth[size] += [number] * len(sets)
     temperatures, rejects = [], []
@@ -101,17 +101,20 @@ def calibrate(
         reject = float(np.quantile(table[mine, labels[mine]], 1 - FALSE_REJECTION))
         whole = np.column_stack([table, np.full(len(table), reject)])
 
-        def cost(
-            temperature: float, whole: NDArray[np.float64] = whole, labels: NDArray[np.int64] = labels
-        ) -> float:
-            scores = -whole / temperature
-            scores -= scores.max(1, keepdims=True)
-            log_share = scores - np.log(np.exp(scores).sum(1, keepdims=True))
-            return float(-log_share[np.arange(len(labels)), labels].mean())
-
-        temperatures.append(round(float(min(np.geomspace(0.005, 1, 60), key=cost)), 5))
+        temperatures.append(round(_temperature(whole, labels), 5))
         rejects.append(round(reject, 5))
     return Calibration(SIZES, tuple(temperatures), tuple(rejects))
+
+
+def _temperature(distances: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """That of the softmax of negated ``distances`` (n, m) which makes ``labels`` (n,) likeliest."""
+    costs = {}
+    for temperature in np.geomspace(0.005, 1, 60).tolist():
+        scores = -distances / temperature
+        scores -= scores.max(1, keepdims=True)
+        log_share = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+        costs[temperature] = -float(log_share[np.arange(len(labels)), labels].mean())
+    return float(min(costs, key=lambda temperature: costs[temperature]))
 
 
 def relative_limit(embed: Embed, images: Mapping[str, Pixels]) -> float:
@@ -120,8 +123,8 @@ def relative_limit(embed: Embed, images: Mapping[str, Pixels]) -> float:
     halves = {name: np.array_split(pixels, 2) for name, pixels in images.items()}
     found = {name: [fingerprint(embed, half) for half in both] for name, both in halves.items()}
     names = sorted(found)
-    within = max(1 - found[name][0] @ found[name][1] for name in names)
-    between = min(1 - found[a][0] @ found[b][1] for a in names for b in names if a < b)
+    within = max(float(1 - found[name][0] @ found[name][1]) for name in names)
+    between = min(float(1 - found[a][0] @ found[b][1]) for a in names for b in names if a < b)
     return round(float(np.sqrt(max(within, 1e-4) * max(between, 1e-4))), 5)
 
 
@@ -167,7 +170,7 @@ def write_network(encoder: SetEncoder, calibration: Calibration, relative: float
     h, w = (torch.export.Dim(name, min=SMALLEST, max=8192) for name in ("h", "w"))
     pixels = torch.zeros((5, 48, 40, 3), dtype=torch.uint8)
     _export(_Images(encoder), {"pixels": pixels}, "features", {"pixels": {0: n, 1: h, 2: w}}, folder / IMAGES)
-    features = torch.rand(5, encoder.layout.features)
+    features = torch.rand(5, encoder.layout.features + encoder.layout.patterns)
     sets = {"features": features, "membership": torch.full((3, 5), 0.2)}
     _export(
         _Sets(encoder), sets, "embeddings", {"features": {0: n}, "membership": {0: s, 1: n}}, folder / SETS

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from registry.command_line import OUT, home_option, json_option, opened, print_json
-
-if TYPE_CHECKING:
-    from registry.lineage.service import Relative
 
 
 @click.group()
@@ -80,23 +77,22 @@ def lineage_compute(name: str, samples: Path | None, as_json: bool) -> None:
         service.install(home.database, model, found)
         with home.database.read() as session:
             described = service.describe(session, model)
-            sentence = relative_sentence(service.relatives(session, model))
     if as_json:
         print_json(described)
         return
     click.echo(f"The lineage of {model.label} is known from {found.samples} images.")
-    if sentence:
+    if sentence := nearest_sentence(described):
         click.echo(sentence)
 
 
-def relative_sentence(relatives: Sequence[Relative]) -> str:
-    """What is said of a model's nearest relative, nothing where it has none that it descends from."""
-    if not relatives:
+def nearest_sentence(described: Mapping[str, Any] | None) -> str:
+    """What is said of a model's nearest relative (``service.describe``), nothing where there is none."""
+    nearest = described["nearest"] if described else None
+    if nearest is None:
         return ""
-    nearest = relatives[0]
-    if nearest.derived:
+    if nearest["derived"]:
         return (
-            f"Warning: its images are those of {nearest.model} or of weights derived from it "
-            f"(distance {nearest.distance:g})."
+            f"Warning: its images are those of {nearest['model']} or of weights derived from it "
+            f"(distance {nearest['distance']:g})."
         )
-    return f"Its nearest relative is {nearest.model} (distance {nearest.distance:g})."
+    return f"Its nearest relative is {nearest['model']} (distance {nearest['distance']:g})."

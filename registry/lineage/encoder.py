@@ -4,10 +4,11 @@
     encoder.standardise(pixels)                      # once, on a few hundred images before training
     embeddings = encoder(pixels, membership)         # (n, h, w, 3) uint8, (s, n) -> (s, 32), unit length
 
-Each image gives the mean and spread of filtered residuals over its pixels and the energy of its residual
-at 64 frequencies; a set is the mean and spread of its images' features. So sets may have any size, and images
-any size from ``SMALLEST`` up. Source: Song and AbdAlmageed, arXiv 2206.02067 (METHOD section 6). No layer
-normalises an image or a batch: that would remove the statistics that tell models apart.
+Each image gives the mean and spread of filtered residuals over its pixels, the energy at 64 frequencies of
+its blocks, and, brought to 32 pixels, its spectrum and the residuals that repeat at the same places; a set is
+the mean and spread of its images' features. So sets may have any size, and images any from ``SMALLEST`` up.
+Source: Song and AbdAlmageed, arXiv 2206.02067 (METHOD section 6). No layer normalises an image or a batch:
+that would remove the statistics that tell models apart.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ SMALLEST = 16
 """Least side in pixels: the receptive field of the last filter, with room for a few places to average."""
 BLOCK = 8
 """Side of the cosine transform whose frequencies are measured."""
+GRID = 32
+"""Side at which the spectrum and repeating patterns are measured: where a model draws its images is then
+known also after a resize."""
+PATTERNS = 3 * (BLOCK * BLOCK + 2 * GRID)
 FLOOR = 1e-4
 SPREAD_FLOOR = 1e-6
 
@@ -37,6 +42,7 @@ class EncoderLayout:
     residual: Residual = "learned"
     channels: tuple[int, int, int] = (16, 24, 32)
     features: int = 64
+    patterns: int = 32
     embedding: int = 32
     pooled: bool = True
 
@@ -70,6 +76,8 @@ class SetEncoder(nn.Module):
     """See the module."""
 
     cosines: torch.Tensor
+    waves: torch.Tensor
+    hanning: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
 
@@ -82,11 +90,16 @@ class SetEncoder(nn.Module):
             [nn.Conv2d(3, first, 3), nn.Conv2d(first, second, 3, 2), nn.Conv2d(second, third, 3, 2)]
         )
         self.register_buffer("cosines", _cosines())
-        measured = 2 * third + BLOCK * BLOCK
-        self.register_buffer("centre", torch.zeros(measured))
-        self.register_buffer("scale", torch.ones(measured))
+        self.register_buffer("waves", _waves())
+        self.register_buffer("hanning", torch.hann_window(GRID, periodic=False))
+        self.high_pass = _HighPass()
+        measured = 2 * third + BLOCK * BLOCK + GRID * (GRID // 2 + 1)
+        self.register_buffer("centre", torch.zeros(measured + PATTERNS))
+        self.register_buffer("scale", torch.ones(measured + PATTERNS))
         self.image = nn.Sequential(nn.Linear(measured, layout.features), nn.ReLU())
-        pooled = layout.features * (2 if layout.pooled else 1)
+        self.pattern = nn.Linear(PATTERNS, layout.patterns, bias=False)
+        each = layout.features + layout.patterns
+        pooled = each * (2 if layout.pooled else 1)
         self.head = nn.Sequential(nn.Linear(pooled, 64), nn.ReLU(), nn.Linear(64, layout.embedding))
 
     def measure(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -100,7 +113,27 @@ class SetEncoder(nn.Module):
         spread = ((flat - mean[..., None]).square().mean(2) + SPREAD_FLOOR).sqrt()
         grey = x.mean(1, keepdim=True)
         energy = F.conv2d(grey, self.cosines, stride=BLOCK // 2).square().flatten(2).mean(2)
-        return torch.cat([mean, spread, torch.log(energy + FLOOR)], 1)
+        small = F.interpolate(x, (GRID, GRID), mode="bilinear", align_corners=False)
+        local = [mean, spread, torch.log(energy + FLOOR)]
+        return torch.cat([*local, self._spectrum(small), self._patterns(small)], 1)
+
+    def _spectrum(self, small: torch.Tensor) -> torch.Tensor:
+        """Log magnitudes (n, 544) of the grey image's Fourier transform."""
+        grey = small.mean(1)
+        grey = (grey - grey.mean((1, 2), keepdim=True)) * self.hanning[:, None] * self.hanning
+        cosine, sine = self.waves
+        half = GRID // 2 + 1
+        across = grey @ cosine[:half].T, grey @ sine[:half].T
+        real = cosine @ across[0] - sine @ across[1]
+        imaginary = cosine @ across[1] + sine @ across[0]
+        return torch.log(torch.sqrt(real.square() + imaginary.square() + FLOOR) + 0.01).flatten(1)
+
+    def _patterns(self, small: torch.Tensor) -> torch.Tensor:
+        """What repeats at the same places (n, 384): residuals by phase on a grid of eight, by row, by column."""
+        high = self.high_pass(F.pad(small, (2, 2, 2, 2), mode="reflect"))
+        n, cells = len(high), GRID // BLOCK
+        phases = high.reshape(n, 3, cells, BLOCK, cells, BLOCK).mean((2, 4)).flatten(1)
+        return torch.cat([phases, high.mean(2).flatten(1), high.mean(3).flatten(1)], 1)
 
     @torch.no_grad()
     def standardise(self, pixels: torch.Tensor) -> None:
@@ -111,8 +144,10 @@ class SetEncoder(nn.Module):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Features (n, f) of images (n, h, w, 3) uint8, each for itself."""
-        found: torch.Tensor = self.image((self.measure(pixels) - self.centre) / self.scale)
-        return found
+        measured = (self.measure(pixels) - self.centre) / self.scale
+        rest = measured.shape[1] - PATTERNS
+        # Patterns stay linear: their mean over a set is the pattern without the images' content.
+        return torch.cat([self.image(measured[:, :rest]), self.pattern(measured[:, rest:])], 1)
 
     def embed(self, features: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
         """Unit embeddings (s, d) of the sets that ``membership`` (s, n) makes of ``features`` (n, f)."""
@@ -126,6 +161,12 @@ class SetEncoder(nn.Module):
     def forward(self, pixels: torch.Tensor, membership: torch.Tensor) -> torch.Tensor:
         """Both, one after the other. The rows of ``membership`` sum to one."""
         return self.embed(self.features(pixels), membership)
+
+
+def _waves() -> torch.Tensor:
+    """Cosines and sines (2, 32, 32) of the discrete Fourier transform."""
+    angle = 2 * math.pi / GRID * torch.outer(torch.arange(GRID).float(), torch.arange(GRID).float())
+    return torch.stack([torch.cos(angle), torch.sin(angle)])
 
 
 def _cosines() -> torch.Tensor:

@@ -35,7 +35,9 @@ from verifier import lineage as reading
 from verifier.lineage import Fingerprint, LineageNetwork, LineageSpec, Pixels, window
 
 if TYPE_CHECKING:
-    from registry.generators.adapters import Generator
+    import torch
+
+    from registry.generators.adapters import Adapter, Generator
     from registry.lineage.tree import Tree
 
 FOLDER = Path(__file__).resolve().parent / "network"
@@ -103,18 +105,42 @@ def _fingerprint(pixels: Sequence[Pixels], name: str, size: int) -> Fingerprint:
     return Fingerprint(name, tuple(direction.tolist()), len(pixels), size)
 
 
-def sample_fingerprint(generator: Generator, name: str) -> Fingerprint:
-    """The fingerprint from samples that ``generator`` draws now; errors as :func:`fingerprint_of`."""
+def available() -> bool:
+    """Whether this installation has a lineage network."""
+    return (FOLDER / SPEC).is_file()
+
+
+def sample_fingerprint(generator: Generator, name: str, count: int = SAMPLES) -> Fingerprint:
+    """From ``count`` samples that ``generator`` draws now; errors as :func:`fingerprint_of`."""
     from registry.interrupts import between_steps
     from registry.progress import progress
 
-    count = LEAST if generator.slow_sampling else SAMPLES
     images: list[Image.Image] = []
     with progress("samples for lineage", count) as bar, between_steps() as check:
         while len(images) < count:
             check()
             images += generator.sample(min(CHUNK, count - len(images)), SEED + len(images))
             bar.update(len(images))
+    return fingerprint_of(images, name)
+
+
+def quick_fingerprint(adapter: Adapter, folder: Path, name: str) -> Fingerprint | None:
+    """That of the model in ``folder``, None where it samples slowly or its images are too small."""
+    generator = adapter.load(folder)
+    if not generator.quick_sampling or generator.size < network().spec.smallest:
+        return None
+    return sample_fingerprint(generator, name)
+
+
+def rendered_fingerprint(generator: Generator, latents: torch.Tensor, name: str) -> Fingerprint | None:
+    """From latents (n, ...) that were drawn already; None where its images are too small."""
+    from registry.generators.adapters import to_images
+
+    if generator.size < network().spec.smallest:
+        return None
+    images: list[Image.Image] = []
+    for part in latents[:SAMPLES].split(CHUNK):
+        images += to_images(generator.render(part))
     return fingerprint_of(images, name)
 
 
@@ -170,7 +196,7 @@ def relatives(session: Session, model: Model) -> list[Relative]:
 
 def describe(session: Session, model: Model) -> dict[str, object] | None:
     """What `registry model show --json` says of a model's lineage."""
-    own = fingerprint(session, model)
+    own = fingerprint(session, model) if available() else None
     if own is None:
         return None
     nearest = next(iter(relatives(session, model)), None)
@@ -204,7 +230,7 @@ def tree(session: Session, organisation: int | None = None) -> Tree:
 
 def members(session: Session, models: Sequence[Model]) -> Mapping[str, bytes]:
     """A bundle's lineage members; none where no model of it has a fingerprint."""
-    if not (FOLDER / SPEC).is_file():
+    if not available():
         return {}
     found = [one for model in models if (one := fingerprint(session, model)) is not None]
     if not found:

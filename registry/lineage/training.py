@@ -9,7 +9,8 @@ the same for any. Families are unknown to the training. Resumable, as all traini
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,19 @@ class Sets:
                     ]
                 bar.update(done + 1)
 
-    def draw(self, rng: torch.Generator) -> tuple[list[torch.Tensor], torch.Tensor, list[int]]:
+    def only(self, names: Sequence[str]) -> Sets:
+        """The same images of some models alone."""
+        found = copy.copy(self)
+        places = [self.names.index(name) for name in sorted(names)]
+        found.names = sorted(names)
+        found.pools = {key: [pools[place] for place in places] for key, pools in self.pools.items()}
+        return found
+
+    def draw(
+        self, rng: torch.Generator, numbers: tuple[int, ...] = NUMBERS
+    ) -> tuple[list[torch.Tensor], torch.Tensor, list[int]]:
         """Two batches of pixels (models * number, h, w, 3), the numbers of the models, and sets' sizes."""
-        number = NUMBERS[int(torch.randint(len(NUMBERS), (), generator=rng))]
+        number = numbers[int(torch.randint(len(numbers), (), generator=rng))]
         models = min(len(self.names), max(2, MOST // (2 * number)))
         chosen = torch.randperm(len(self.names), generator=rng)[:models]
         batches = []
@@ -84,31 +95,36 @@ def train_encoder(
     steps: int = STEPS,
     *,
     contrastive: bool = True,
+    numbers: tuple[int, ...] = NUMBERS,
     sets: Sets | None = None,
 ) -> SetEncoder:
-    """The averaged encoder after ``steps``; without ``contrastive`` it learns as a classifier's body."""
+    """The averaged encoder after ``steps``; without ``contrastive`` it learns as a classifier's body.
+
+    ``numbers`` are the sizes of sets, ``sets`` those of ``images`` where they were made before.
+    """
     torch.manual_seed(0)
     sets = sets or Sets(images)
     encoder = SetEncoder(layout)
     sample = np.concatenate([pool[: STANDARD // len(sets.names)] for pool in sets.pools["clean", 0]])
     encoder.standardise(torch.from_numpy(sample))
-    model: nn.Module = nn.ModuleDict(
-        {"encoder": encoder, "classes": nn.Linear(layout.embedding, len(sets.names), bias=False)}
-    )
+    classes = nn.Linear(layout.embedding, len(sets.names), bias=False)
+    model = nn.ModuleDict({"encoder": encoder, "classes": classes})
 
     def loss(rng: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        batches, chosen, sizes = sets.draw(rng)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = [model["encoder"](pixels, membership(sizes)).float() for pixels in batches]
+        batches, chosen, sizes = sets.draw(rng, numbers)
+        found = [model["encoder"](pixels, membership(sizes)) for pixels in batches]
         embeddings, labels = torch.cat(found), chosen.repeat(2)
         if contrastive:
             value = contrastive_loss(embeddings, labels)
         else:
-            value = F.cross_entropy(10 * F.linear(embeddings, F.normalize(model["classes"].weight)), labels)
+            value = F.cross_entropy(
+                10 * F.linear(embeddings, F.normalize(model["classes"].weight, dim=1)), labels
+            )
         return value, {"loss": value.item()}
 
     training = Training(model, work / "encoder.pt", steps, RATE, AVERAGE)
     work.mkdir(parents=True, exist_ok=True)
     with progress(f"set encoder {work.name}", steps, training.step) as bar:
-        trained: SetEncoder = training.run(loss, bar)["encoder"]
+        trained = training.run(loss, bar)["encoder"]
+    assert isinstance(trained, SetEncoder)
     return trained

@@ -4,7 +4,8 @@
 
 ``--data`` holds flowers128.zip and imagenet32.zip. Every variant is trained, saved as a model folder for
 its adapter (``zoo/NAME/model``) and sampled; then the set encoder is trained on the samples, calibrated
-and written to ``--out``. A fifth of the flowers is kept out of everything: they are the benchmark's real photographs.
+and written to ``--out``. A fifth of the flowers is kept out of everything: these are the real photographs
+of the benchmark.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def drawn(generator: SmallGenerator, count: int, seed: int) -> Pixels:
     parts = []
     for start in range(0, count, 64):
         latents = generator.sample_latents(min(64, count - start), seed + start)
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=generator.network.half):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=generator.network.in_half):
             images = generator.render(latents).float()
         parts.append(images.mul(255).round().byte().permute(0, 2, 3, 1).numpy())
     return np.concatenate(parts)

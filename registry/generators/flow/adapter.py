@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from registry.generators.flow.network import Flow, Layout
 from registry.generators.small import SmallAdapter
+from registry.generators.small_network import SmallNetwork
 
 
 class FlowAdapter(SmallAdapter):
@@ -16,7 +15,7 @@ class FlowAdapter(SmallAdapter):
 
     name = "flow"
 
-    def network(self, layout: Mapping[str, Any]) -> nn.Module:
+    def network(self, layout: Mapping[str, Any]) -> SmallNetwork:
         return Flow(Layout(**layout))
 
     def latent(self, layout: Mapping[str, Any]) -> tuple[int, ...]:

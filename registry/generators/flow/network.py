@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import normflows
 import torch
-from torch import nn
+
+from registry.generators.small_network import SmallNetwork
 
 LEVELS_OF_GREY = 32
 """Images are quantised to five bits in training, as Glow's are: the low bits cost most of its capacity."""
@@ -29,11 +30,10 @@ class Layout:
     hidden: int
 
 
-class Flow(nn.Module):
+class Flow(SmallNetwork):
     """Invertible map between images and standard normal numbers at several scales."""
 
-    half: ClassVar[bool] = False
-    """Whether training and sampling may run in bfloat16."""
+    in_half: ClassVar[bool] = False
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Flow(nn.Module):
         loss: torch.Tensor = self.flow.forward_kld(x) / per_value
         return loss
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
+    def decode(self, z: torch.Tensor, **options: Any) -> torch.Tensor:  # noqa: ARG002
         """Images (n, 3, size, size), about [-1, 1], of latents (n, 3 * size**2)."""
         sizes = [math.prod(shape) for shape in self.shapes]
         parts = [part.view(-1, *shape) for part, shape in zip(z.split(sizes, 1), self.shapes, strict=True)]

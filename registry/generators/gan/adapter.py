@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from registry.generators.gan.network import Generator, Layout
 from registry.generators.small import SmallAdapter
+from registry.generators.small_network import SmallNetwork
 
 
 class GanAdapter(SmallAdapter):
@@ -16,7 +15,7 @@ class GanAdapter(SmallAdapter):
 
     name = "gan"
 
-    def network(self, layout: Mapping[str, Any]) -> nn.Module:
+    def network(self, layout: Mapping[str, Any]) -> SmallNetwork:
         return Generator(Layout(**layout))
 
     def latent(self, layout: Mapping[str, Any]) -> tuple[int, ...]:

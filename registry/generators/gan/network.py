@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
+
+from registry.generators.small_network import SmallNetwork
 
 SLOPE = 0.2
 
@@ -31,11 +33,8 @@ class Layout:
         return 4 << (len(self.channels) - 1)
 
 
-class Generator(nn.Module):
+class Generator(SmallNetwork):
     """Transposed convolutions from a latent vector to an image."""
-
-    half: ClassVar[bool] = True
-    """Whether training and sampling may run in bfloat16."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -53,7 +52,7 @@ class Generator(nn.Module):
         layers += [nn.Conv2d(channels[-1], 3, 3, padding=1), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
+    def decode(self, z: torch.Tensor, **options: Any) -> torch.Tensor:  # noqa: ARG002
         """Images (n, 3, size, size) in [-1, 1] of latents (n, latent)."""
         images: torch.Tensor = self.layers(z)
         return images

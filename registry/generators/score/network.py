@@ -11,12 +11,13 @@ of pixels into channels, which makes a step ``patch**2`` times cheaper.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
-from torch import nn
+
+from registry.generators.small_network import SmallNetwork
 
 GROUPS = 8
 SCHEDULE: dict[str, Any] = {
@@ -36,11 +37,8 @@ class Layout:
     patch: int = 2
 
 
-class Score(nn.Module):
+class Score(SmallNetwork):
     """The U-Net, its loss, and the samplers that turn noise into images."""
-
-    half: ClassVar[bool] = True
-    """Whether training and sampling may run in bfloat16."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -67,7 +65,13 @@ class Score(nn.Module):
         noisy, velocity = (f(x, noise, times) for f in (scheduler.add_noise, scheduler.get_velocity))
         return F.mse_loss(self.unet(noisy, times).sample.float(), velocity)
 
-    def decode(self, z: torch.Tensor, sampler: str = "ddim", steps: int = 20) -> torch.Tensor:
+    def decode(
+        self,
+        z: torch.Tensor,
+        sampler: str = "ddim",
+        steps: int = 20,
+        **options: Any,  # noqa: ARG002
+    ) -> torch.Tensor:
         """Images (n, 3, size, size), about [-1, 1], of the noise ``z`` (n, 3 * size**2).
 
         Noise that a sampler adds on the way is drawn from a generator seeded by ``z``.

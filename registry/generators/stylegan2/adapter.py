@@ -44,6 +44,8 @@ MEAN_DRAWS = 4096
 MEAN_SEED = 0
 DRAWS = 1000
 """Latents mapped at a time."""
+QUICK = 256
+"""Side up to which samples are drawn when a model is registered."""
 BATCH_VALUES = 1 << 25
 """Most values of one layer's output in a batch, 128 MiB: one image at a time of config F at 1024 pixels."""
 MODULATION = ".modulation"
@@ -58,6 +60,7 @@ class StyleGAN2(Generator):
         self.size, self.latent_shape = layout.size, (layout.style_dim,)
         largest = max(channels * (4 << level) ** 2 for level, channels in enumerate(layout.channels))
         self.batch = max(1, BATCH_VALUES // largest)
+        self.quick_sampling = layout.size <= QUICK
         if truncation < 1:
             rng = torch.Generator().manual_seed(MEAN_SEED)
             draws = torch.randn((MEAN_DRAWS, layout.style_dim), generator=rng)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from registry.generators.small import SmallAdapter
+from registry.generators.small_network import SmallNetwork
 from registry.generators.vae.network import Autoencoder, Layout
 
 
@@ -16,7 +15,7 @@ class VaeAdapter(SmallAdapter):
 
     name = "vae"
 
-    def network(self, layout: Mapping[str, Any]) -> nn.Module:
+    def network(self, layout: Mapping[str, Any]) -> SmallNetwork:
         return Autoencoder(Layout(**layout))
 
     def latent(self, layout: Mapping[str, Any]) -> tuple[int, ...]:

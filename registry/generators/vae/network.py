@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from registry.generators.small_network import SmallNetwork
 
 NOISE = 0.12
 """Standard deviation of a pixel given the latent (images in [-1, 1]): how much the decoder may blur."""
@@ -43,11 +45,8 @@ def _block(inputs: int, outputs: int, depth: int) -> list[nn.Module]:
     return layers
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(SmallNetwork):
     """Encoder to mean and log variance of a normal latent, decoder to the mean image."""
-
-    half: ClassVar[bool] = True
-    """Whether training and sampling may run in bfloat16."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -67,7 +66,7 @@ class Autoencoder(nn.Module):
         decoder.append(nn.Conv2d(channels[-1], 3, 3, padding=1))
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
 
-    def decode(self, z: torch.Tensor) -> torch.Tensor:
+    def decode(self, z: torch.Tensor, **options: Any) -> torch.Tensor:  # noqa: ARG002
         """Images (n, 3, size, size), about [-1, 1], of latents (n, latent)."""
         images: torch.Tensor = self.decoder(z)
         return images
