@@ -186,8 +186,8 @@ def _table(study: Study) -> str:
         f"<tr><th>point</th><th>scheme</th><th>shift</th><th>sigma</th><th>k</th>{head}{columns}{columns}</tr>"
         f'{rows}</table></div><p class="soft">★ on the front: no other point has at least as much evidence '
         "and at least as good quality by every measure. Every bit: attribution accuracy, the share of images "
-        "whose whole key is read right. Bits: share of bits read right; where a network tells nothing, its "
-        "logits are zero and no bit is read. Named: share of single images that name their key among "
+        "whose whole key is read right. Bits: share of bits read right; one whose "
+        "logit is zero counts half, as a guess does. Named: share of single images that name their key among "
         f"{KEYS:,}. 5th and 50th: percentiles of the evidence, in decades.</p>"
     )
 
