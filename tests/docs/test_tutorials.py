@@ -107,6 +107,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     opened.close()
 
 
+@pytest.mark.timeout(900)  # a page draws images and checks them; a busy machine takes its time
 @pytest.mark.parametrize("name", ORDER)
 def test_every_command_does_what_the_page_says(shell: Shell, name: str) -> None:
     page = TUTORIALS / f"{name}.md"
