@@ -1,6 +1,7 @@
 """How many changed copies `registry trace` names: after rounding, pruning, fine-tuning and collusion.
 
-python -m bench.trace [--quick] [--basis FILE] [--data FOLDER|ZIP]
+python -m bench.trace [--quick] [--keys N] [--copies N] [--tuned N] [--mixtures N] [--basis FILE]
+                      [--data FOLDER|ZIP]
 
 The generator is flowers-ldm@1 under a basis over many decoder tensors: the one in --basis, else random
 directions over its biases, normalisation parameters and last convolution, at 38 dB. Every figure is a
@@ -142,11 +143,25 @@ def fine_tune(copy: Path, images: torch.Tensor, steps: tuple[int, ...], seed: in
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer copies, fewer steps of fine-tuning.")
+@click.option("--keys", "issued", default=10_000, show_default=True, help="Keys issued in all.")
+@click.option("--copies", "number", type=click.IntRange(5), default=16, show_default=True)
+@click.option("--tuned", default=6, show_default=True, help="Copies to fine-tune, for 100 and 300 steps.")
+@click.option("--mixtures", default=8, show_default=True, help="Mixtures of each number of colluders.")
 @click.option("--basis", type=click.Path(exists=True, path_type=Path), help="A basis of flowers-ldm@1.")
 @click.option("--data", type=click.Path(exists=True, path_type=Path), help="Photographs to fine-tune on.")
-def main(quick: bool, basis: Path | None, data: Path | None) -> None:
+def main(
+    quick: bool,
+    issued: int,
+    number: int,
+    tuned: int,
+    mixtures: int,
+    basis: Path | None,
+    data: Path | None,
+) -> None:
     """Measure how often changed weights are led back to their copies."""
-    issued, number, tuned, steps = (1000, 5, 1, (20,)) if quick else (10_000, 16, 6, (100, 300))
+    steps: tuple[int, ...] = (100, 300)
+    if quick:
+        issued, number, tuned, mixtures, steps = 1000, 5, 1, 1, (20,)
     with tempfile.TemporaryDirectory(prefix="hallmark-bench-") as name:
         folder = Path(name)
         home = prepare(folder, basis)
@@ -175,7 +190,7 @@ def main(quick: bool, basis: Path | None, data: Path | None) -> None:
                 traced(f"fine_tuned_{count}", tensors, {ids[i]})
         rng = np.random.default_rng(1)
         for colluders in range(2, 6):
-            for _ in range(1 if quick else 8):
+            for _ in range(mixtures):
                 chosen = rng.choice(number, colluders, replace=False).tolist()
                 guilty = {ids[i] for i in chosen}
                 average = {
