@@ -64,8 +64,9 @@ def serving(commands: Commands, *options: str) -> Iterator[int]:
         _await_ready(server, port)
         yield port
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
+        if server.poll() is None:  # else it ended by itself, which was said already
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(60)
 
 
 def _await_ready(server: subprocess.Popen[bytes], port: int) -> None:
