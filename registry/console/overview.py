@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import url_for
-from sqlalchemy import Select, and_, func, select
+from flask import current_app, url_for
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.accounts import people
 from registry.accounts.models import ApiToken
 from registry.accounts.permissions import Permission, Principal
+from registry.cases import service as cases
+from registry.cases.models import Case
+from registry.cases.service import Status
 from registry.copies.models import Download
 from registry.db import DAY_SECONDS, unix_now
 from registry.generators.models import Model
@@ -83,6 +86,9 @@ def overview(home: Home, who: Principal) -> Overview:
             .where(Model.organisation_id == owner)
         ).one()
         daily = _daily(session, owner, now)
+        opened = None
+        if "case_pages.index" in current_app.view_functions and Permission.RESOLVE in who.permissions:
+            opened = _count(session, cases.select_cases(owner, cases.Status.OPEN))
         working = (State.QUEUED, State.RUNNING)
         running = _count(session, select(Job.id).where(Job.organisation_id == owner, Job.state.in_(working)))
         failed = _count(
@@ -91,6 +97,12 @@ def overview(home: Home, who: Principal) -> Overview:
                 Job.organisation_id == owner, Job.state == State.FAILED, Job.ended_at >= now - RECENT_JOBS
             ),
         )
+        cases = None
+        if Permission.RESOLVE in who.permissions:
+            cases = _count(
+                session,
+                select(Case.id).where(Case.organisation_id == owner, Case.status != Status.CLOSED),
+            )
         head = ledger.verify_head(session, home.identity)
         warnings = [*_warnings(session, who, now, failed, head)]
         operator = people.is_operator(session, owner)
@@ -105,7 +117,7 @@ def overview(home: Home, who: Principal) -> Overview:
             for role in trust.status(home)
             if role.warning
         ]
-    return Overview(models, int(issued), daily, None, running, failed, head, warnings)
+    return Overview(models, int(issued), daily, opened, running, failed, head, warnings)
 
 
 def _warnings(session: Session, who: Principal, now: int, failed: int, head: ledger.Head) -> list[Concern]:
@@ -201,21 +213,28 @@ def _per_day(
 ) -> list[int]:
     """Rows of one organisation on each day; counts of the past are kept, today's is made anew."""
     place = str(session.get_bind())
-    known = [_kept.get((place, what, owner, day)) for day in days]
-    counts = []
-    bounds: dict[int, int] = {}
+    beyond = (session.execute(select(func.max(number))).scalar() or 0) + 1
 
     def bound(day: int) -> int:
-        if day not in bounds:
-            bounds[day] = first_since(session, number, time, day * DAY_SECONDS)
-        return bounds[day]
+        """The first row of a day; it stays that once there is one."""
+        key = (place, f"{what} from", owner, day)
+        found = _kept.get(key)
+        if found is None:
+            found = first_since(session, number, time, day * DAY_SECONDS)
+            if found < beyond:
+                _kept.put(key, found)
+        return found
 
-    for day, count in zip(days, known, strict=True):
+    counts = []
+    for day in days:
+        key, past = (place, what, owner, day), day < days[-1]
+        count = _kept.get(key) if past else None
         if count is None:
-            within = and_(entity.organisation_id == owner, number >= bound(day), number < bound(day + 1))
-            count = session.execute(select(func.count()).select_from(entity).where(within)).scalar_one()
-            if day < days[-1]:
-                _kept.put((place, what, owner, day), count)
+            within = [entity.organisation_id == owner, number >= bound(day)]
+            within += [number < bound(day + 1)] if past else []
+            count = session.execute(select(func.count()).select_from(entity).where(*within)).scalar_one()
+            if past:
+                _kept.put(key, count)
         counts.append(count)
     return counts
 
