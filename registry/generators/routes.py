@@ -6,7 +6,7 @@ from typing import Annotated, Any, BinaryIO, cast
 
 from flask import Response, request
 from flask_openapi3 import APIBlueprint, RawModel, Tag
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 from sqlalchemy import select
 
 from registry.accounts.permissions import Permission
@@ -57,6 +57,7 @@ class ModelReply(Reply):
     basis: str | None
     bits: int | None
     strength: str | None
+    collusion_resistant: bool = Field(description="Whether its keys are biased against colluders.")
     secret_commitment: str
     registered_at: str
     keys_issued: int
