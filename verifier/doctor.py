@@ -33,6 +33,9 @@ PACKAGES = {
     "onnxruntime": "",
     "faiss-cpu": "search",
     "pi-heif": "heic",
+    "tuf": "update",
+    "pyarrow": "scan",
+    "ray": "scan",
 }
 """What is looked for, and the extra that brings it."""
 
