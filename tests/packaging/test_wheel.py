@@ -33,6 +33,8 @@ def test_wheel_holds_both_packages_the_migrations_and_the_builtins(wheel: Path) 
     assert any(name.startswith("registry/_migrations/versions/") for name in names)
     assert "registry/builtins/flowers-ldm/1/model/model_index.json" in names
     assert "registry/builtins/flowers-ldm/1/network/network.onnx" in names
+    assert "registry/console/templates/console/layout.html" in names
+    assert "registry/console/assets/LICENCES.txt" in names
     sources = {path for package in ("registry", "verifier") for path in (ROOT / package).rglob("*.py")}
     assert {path.relative_to(ROOT).as_posix() for path in sources} <= set(names)
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyotp
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from registry.accounts import people
 from registry.accounts.permissions import Role
@@ -127,8 +127,21 @@ def test_registering_the_reference_model_and_seeing_its_fingerprint(ada: Watched
     assert shown == 64
 
 
-def test_uploaded_weights_are_checked(ada: Watched, tmp_path: Path) -> None:
-    page = ada.page
+def test_weights_arrive_over_a_connection_that_breaks_and_are_checked(
+    served: Console, tmp_path: Path
+) -> None:
+    tab = served.page()
+    tab.sign_in("ada")
+    page, broken = tab.page, list[str]()
+
+    def once(route: Route) -> None:
+        if route.request.method == "PUT" and not broken:
+            broken.append(route.request.url)
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page.route("**/api/v1/uploads/**", once)
     weights = tmp_path / "generator.safetensors"
     weights.write_bytes(b"these are no weights")
     page.goto("/console/models/new")
@@ -138,6 +151,7 @@ def test_uploaded_weights_are_checked(ada: Watched, tmp_path: Path) -> None:
     page.get_by_label("Architecture").select_option("stylegan2")
     submit(page, "Register the model")
     expect(page.locator(".note.bad")).to_contain_text("generator.safetensors", timeout=120_000)
+    assert len(broken) == 1
 
 
 def test_a_table_with_bad_rows_issues_nothing(served: Console, ada: Watched) -> None:
@@ -220,12 +234,12 @@ def test_a_proof_is_checked_in_the_browser_and_a_false_one_is_refused(ada: Watch
     expect(page.locator("[data-proof-result]")).to_contain_text("it holds")
     expect(page.locator("[data-proof-result]")).to_contain_text("The registry's key signed that root.")
 
-    def altered(route: object) -> None:
-        answer = route.fetch()  # type: ignore[attr-defined]
+    def altered(route: Route) -> None:
+        answer = route.fetch()
         body = answer.text()
         digest = re.search(r"digest&#34;: &#34;([0-9a-f]{64})", body)
         assert digest is not None
-        route.fulfill(response=answer, body=body.replace(digest[1], "0" * 64))  # type: ignore[attr-defined]
+        route.fulfill(response=answer, body=body.replace(digest[1], "0" * 64))
 
     page.route("**/console/ledger/entries/3", altered)
     page.goto("/console/ledger/entries/3")
