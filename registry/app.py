@@ -102,6 +102,7 @@ def _register_pages(app: Api) -> None:
     from registry.accounts.admin_pages import pages as admin_pages
     from registry.accounts.recipient_pages import pages as recipient_pages
     from registry.accounts.sign_in_pages import pages as sign_in_pages
+    from registry.cases.pages import pages as case_pages
     from registry.console.pages import pages as console_pages
     from registry.copies.pages import pages as copy_pages
     from registry.device.pages import pages as device_pages
@@ -118,6 +119,7 @@ def _register_pages(app: Api) -> None:
         model_pages,
         recipient_pages,
         copy_pages,
+        case_pages,
         device_pages,
         ledger_pages,
         account_pages,

@@ -273,7 +273,7 @@ def list_cases(query: CaseQuery) -> dict[str, Any]:
     chosen = service.select_cases(principal().organisation, query.status)
     with home().database.read() as session:
         rows, more = page(session, chosen, Case.id, query)
-        return {"items": [service.describe(session, row) for row in rows], "next": more}
+        return {"items": service.describe_all(session, rows), "next": more}
 
 
 @cases.post("", responses={201: CaseReply})
