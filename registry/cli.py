@@ -66,6 +66,7 @@ def cli() -> None:
 @json_option
 def init(config: Path | None, as_json: bool) -> None:
     """Create a registry: its home folder, database, keys and first administrator."""
+    from registry.accounts.service import user_name
     from registry.home import Home
 
     folder = chosen_home()
@@ -75,6 +76,10 @@ def init(config: Path | None, as_json: bool) -> None:
         return
     click.echo(f"Registry {identity.registry} is ready in {folder}.")
     click.echo("Keep a copy of its master.key in a safe place, apart from backups of the database.")
+    click.echo(
+        f"For the console: `registry person password {user_name()}` gives its first administrator a password, "
+        "`registry serve` serves it at http://localhost:8080."
+    )
 
 
 @cli.group()
