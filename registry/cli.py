@@ -77,7 +77,7 @@ def init(config: Path | None, as_json: bool) -> None:
     click.echo(f"Registry {identity.registry} is ready in {folder}.")
     click.echo("Keep a copy of its master.key in a safe place, apart from backups of the database.")
     click.echo(
-        f"For the console: `registry person password {user_name()}` gives its first administrator a password, "
+        f"Its console: `registry person password {user_name()}` lets its first administrator in, "
         "`registry serve` serves it at http://localhost:8080."
     )
 
