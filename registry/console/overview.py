@@ -24,8 +24,6 @@ from registry.accounts import people
 from registry.accounts.models import ApiToken
 from registry.accounts.permissions import Permission, Principal
 from registry.cases import service as cases
-from registry.cases.models import Case
-from registry.cases.service import Status
 from registry.copies.models import Download
 from registry.db import DAY_SECONDS, unix_now
 from registry.generators.models import Model
@@ -97,12 +95,6 @@ def overview(home: Home, who: Principal) -> Overview:
                 Job.organisation_id == owner, Job.state == State.FAILED, Job.ended_at >= now - RECENT_JOBS
             ),
         )
-        cases = None
-        if Permission.RESOLVE in who.permissions:
-            cases = _count(
-                session,
-                select(Case.id).where(Case.organisation_id == owner, Case.status != Status.CLOSED),
-            )
         head = ledger.verify_head(session, home.identity)
         warnings = [*_warnings(session, who, now, failed, head)]
         operator = people.is_operator(session, owner)
