@@ -86,7 +86,7 @@ def main(quick: bool) -> None:
 
 
 def mixture(cell: Cell, rng: np.random.Generator) -> tuple[float, bool, int, list[int]]:
-    """One mixture: the share of colluders named, whether anyone was, innocents named, innocents at NOMINAL."""
+    """One mixture: share of colluders named, whether anyone was, innocents named, innocents at NOMINAL."""
     code, k, c, attack = cell
     plus = np.full(k, 0.5) if code == "uniform" else rng.choice(BIASES, k) / 65536
     colluders, innocents = drawn(c, plus, rng), drawn(INNOCENTS, plus, rng)

@@ -128,17 +128,17 @@ def as_text(card: dict[str, Any]) -> str:
         ]
         lines += [
             "",
-            "Decades of one image after an attack, then the images of one copy that a verdict needs, in half",
-            "of all cases and in 19 of 20. It is an extrapolation: decades are added, as of independent images.",
-            "Images of one copy that err in the same bits, and verdicts near the most that a key can give, need",
-            "more.",
+            "Decades of one image after an attack, then the images of one copy that a verdict needs,",
+            "in half of all cases and in 19 of 20. It is an extrapolation: decades are added, as of",
+            "independent images. Images of one copy that err in the same bits, and verdicts near the",
+            "most that a key can give, need more.",
         ]
     else:
         lines.append("The network carries no measurements of its own; `registry model train` makes them.")
     lines += [
         "",
-        f"Keys are screened against {screening['foreign_images']:,} foreign images (q = {screening['q']}): of "
-        f"{screening['keys_issued']:,} keys issued {screening['keys_redrawn']:,} were drawn again, "
-        f"{screening['candidates_redrawn']:,} times in all.",
+        f"Keys are screened against {screening['foreign_images']:,} foreign images "
+        f"(q = {screening['q']}): of {screening['keys_issued']:,} keys issued "
+        f"{screening['keys_redrawn']:,} were drawn again, {screening['candidates_redrawn']:,} times in all.",
     ]
     return "\n".join(lines)
