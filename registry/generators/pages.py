@@ -203,6 +203,8 @@ def _scheme(form: Form) -> dict[str, Any]:
             chosen["psnr"] = float(form.get("psnr"))
         except ValueError:
             form.errors["psnr"] = "Give a number of decibels, such as 36."
+    if form.flag("collusion_resistant"):
+        chosen["collusion_resistant"] = True
     return chosen
 
 
