@@ -158,6 +158,17 @@ def weighted_tests(images: Sequence[Sequence[Reading]]) -> list[Test]:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A copy that was named, its model, and its certificate's place in the ledger (None where it was not
+    verified). A set's copies may be of several models."""
+
+    copy: CopyEntry
+    model: str
+    version: int
+    ledger_index: int | None
+
+
+@dataclass(frozen=True)
 class _Match:
     """A key whose family-wise bound is within alpha: model and row, the test and its bounds."""
 
@@ -233,9 +244,8 @@ class Checker(ABC):
         """Where each of the ``networks`` comes from."""
 
     @abstractmethod
-    def named(self, finding: Finding) -> dict[str, tuple[str, int, int | None]]:
-        """For each copy of a finding, by its name: its model, the model's version, the certificate's place
-        in the ledger. A set's copies may be of several models."""
+    def named(self, finding: Finding) -> dict[str, Named]:
+        """What is known of the copies that a finding names, or an image of it by itself, by their names."""
 
     def judge(self, groups: Sequence[Group], alpha: float, of: int) -> list[Finding]:
         """The findings of groups that were read before; ``alpha`` is shared by ``of`` groups in all."""
@@ -287,7 +297,7 @@ class Verifier(Checker):
             raise InputError("the bundle holds no model.", "Export it again after `registry model add`.")
         self._models = [_open_model(bundle, entry, device, int(parallel)) for entry in bundle.models]
         self._certificates: dict[tuple[int, int], Certificate] = {}
-        self._named: dict[str, tuple[str, int, int | None]] = {}  # of copies in findings so far
+        self._named: dict[str, Named] = {}  # in findings so far
         self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
         tested = EvidenceEntry(bundle.models[0].bits, self.hypotheses, ALPHA, 1)
         super().__init__(bundle, [model.network for model in self._models], tested, parallel)
@@ -341,8 +351,10 @@ class Verifier(Checker):
     def sources(self) -> list[tuple[Bundle, BundleModel]]:
         return [(self.bundle, model.entry) for model in self._models]
 
-    def named(self, finding: Finding) -> dict[str, tuple[str, int, int | None]]:
-        return {copy.name: self._named[copy.name] for copy in finding.copies}
+    def named(self, finding: Finding) -> dict[str, Named]:
+        names = [copy.name for copy in finding.copies]
+        names += [name for image in finding.images for name in image.alone]
+        return {name: self._named[name] for name in names}
 
     def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
         self.bundle.verify()  # from here on the key table is used
@@ -422,9 +434,11 @@ class Verifier(Checker):
         readable = [entry for entry in finding.images if entry.error is None]
         for match in sorted(matches, key=lambda match: match.log10_p_family):
             number = match.test.image if len(readable) > 1 else 0
-            name = self._copy_id(match)
+            name = self._certificate(match).copy_id
             if number is not None and name not in readable[number].alone:
                 readable[number].alone.append(name)
+                if name not in self._named:
+                    self._copy_entry(match)
         return finding if finding.contradiction is None else self._without_verdict(finding)
 
     def _without_verdict(self, finding: Finding) -> Finding:
@@ -437,9 +451,6 @@ class Verifier(Checker):
             model=None,
             ledger=replace(finding.ledger, index=None),
         )
-
-    def _copy_id(self, match: _Match) -> str:
-        return self._certificate(match).copy_id
 
     def _certificate(self, match: _Match) -> Certificate:
         """A key's certificate, verified when it is named first; :class:`TrustError` if it does not hold."""
@@ -466,8 +477,7 @@ class Verifier(Checker):
         sha256 = record["copy_sha256"].tobytes()
         signs = model.keys.signs(match.row)
         place = int(record["ledger_index"])
-        self._named[certificate.copy_id] = (model.entry.name, model.entry.version, place)
-        return CopyEntry(
+        copy = CopyEntry(
             id=certificate.copy_id,
             key_id=certificate.key_id,
             sha256=sha256.hex() if any(sha256) else None,
@@ -478,6 +488,8 @@ class Verifier(Checker):
             log10_p=match.log10_p,
             log10_p_family=match.log10_p_family,
         )
+        self._named[certificate.copy_id] = Named(copy, model.entry.name, model.entry.version, place)
+        return copy
 
     def _image_entries(self, group: Group, match: _Match) -> list[ImageEntry]:
         """The group's entries with what each image adds to the evidence for ``match``."""

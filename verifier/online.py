@@ -21,7 +21,7 @@ from typing import Any
 from verifier import merkle, proof
 from verifier.bundle import CHECKPOINT, Bundle, BundleModel
 from verifier.certificate import Certificate, ModelReference
-from verifier.check import ALPHA, Checker, Group, open_network, weighted_tests
+from verifier.check import ALPHA, Checker, Group, Named, open_network, weighted_tests
 from verifier.client import Client, RefusedError
 from verifier.errors import InputError, TrustError
 from verifier.finding import (
@@ -97,9 +97,9 @@ class OnlineVerifier(Checker):
     def sources(self) -> list[tuple[Bundle, BundleModel]]:
         return [(target.bundle, target.entry) for target in self._targets]
 
-    def named(self, finding: Finding) -> dict[str, tuple[str, int, int | None]]:
-        model = finding.model
-        return {copy.name: (model.name, model.version, None) for copy in finding.copies if model}
+    def named(self, finding: Finding) -> dict[str, Named]:
+        model, place = finding.model, finding.ledger.index
+        return {copy.name: Named(copy, model.name, model.version, place) for copy in finding.copies if model}
 
     def _judge(self, groups: Sequence[Group], tested: EvidenceEntry) -> Iterator[Finding]:
         if tested.alpha > ALPHA:

@@ -396,3 +396,12 @@ def test_the_command_ends_with_130_after_ctrl_c(world: World, tmp_path: Path) ->
     assert process.returncode == 130, told
     assert "are kept in" in told
     assert "add --so-far" in told
+
+
+def test_the_journal_is_its_owners_alone(checker: Verifier, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        scan([str(photos)], tmp_path / "f.parquet", checker, progress=interrupting(8), **QUICK)
+    assert (tmp_path / "f.parquet.journal").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "g.parquet.journal").mkdir()
+    with pytest.raises(InputError, match=r"g.parquet.journal"):
+        scan([str(photos)], tmp_path / "g.parquet", checker, **QUICK)

@@ -28,6 +28,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ from typing import Any, Protocol
 from verifier.check import ALPHA, GROUPS_AT_A_TIME, Checker, Group, network_package
 from verifier.devices import processors
 from verifier.errors import InputError
+from verifier.finding import Finding
 from verifier.lineage import members
 from verifier.reading import Reader
 from verifier.scan import local, table
@@ -204,7 +206,7 @@ def _judge(
         findings = checker.judge(together, alpha, groups)
         journal.judge(
             [
-                (number, {"finding": finding.document(), "models": checker.named(finding)})
+                (number, {"finding": finding.document(), "named": _named(checker, finding)})
                 for (number, _), finding in zip(batch, findings, strict=True)
             ]
         )
@@ -216,6 +218,10 @@ def _judge(
     about: dict[str, Any] = {**judging, "groups": groups, "rule": rule, "complete": complete}
     table.write(out, journal, about, summary)
     return summary
+
+
+def _named(checker: Checker, finding: Finding) -> dict[str, Any]:
+    return {name: asdict(named) for name, named in checker.named(finding).items()}
 
 
 def _kept(journal: Journal) -> Stopped:

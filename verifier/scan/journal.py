@@ -109,6 +109,7 @@ class Journal:
         (which files are to be read, by which networks), or another process has it."""
         known = path.exists()
         with _explained(path):
+            path.touch(mode=0o600)  # verdicts name recipients
             database = sqlite3.connect(path, timeout=0.5, isolation_level=None)
         try:
             with _explained(path):
@@ -369,6 +370,8 @@ def _explained(path: Path) -> Iterator[None]:
     """SQLite's errors in words."""
     try:
         yield
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}.", "Give another --out.") from None
     except sqlite3.Error as error:
         reason = str(error)
         if "locked" in reason:

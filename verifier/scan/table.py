@@ -11,8 +11,9 @@ Columns (null where they do not apply; logarithms are decimal):
 - ``copy``, ``key_id``, ``copy_sha256``, ``recipient``, ``issued_at``, ``revoked``, ``model``,
   ``model_version``: the copy that is named, and ``copies`` all that the group names;
 - ``log10_p`` and ``log10_p_family``: bounds of the test that named the copy, for one key and for all; with
-  ``matching_bits``. ``log10_p_image`` and ``log10_p_without`` are this image's own bound for the copy and the
-  rest of its group's, where the group names one copy;
+  ``matching_bits``; null where the images of a group name different copies by themselves, so that the group
+  has no verdict of its own. ``log10_p_image`` and ``log10_p_without`` are this image's own bound for the copy
+  and the rest of its group's, where the group names one copy;
 - ``lineage_model``, ``lineage_confidence``; ``bits``, ``hypotheses``; ``network``, ``device``, ``pose``;
 - ``ledger_index``, ``ledger_size``, ``ledger_verified``: the certificate's place.
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "hallmark/scan/1"
 UNDISCLOSED = "not disclosed"
+
+BOUNDS = ("matching_bits", "log10_p", "log10_p_family")
 
 _ROWS = 8192  # in memory at a time, and in a row group
 
@@ -105,16 +108,18 @@ def write(out: Path, journal: Journal, about: dict[str, Any], summary: Summary) 
 
 def _rows(journal: Journal, counts: _Counts) -> Iterator[dict[str, Any]]:
     for number, verdict in journal.verdicts():
-        finding, models = verdict["finding"], verdict["models"]
+        finding, named = verdict["finding"], verdict["named"]
         copies = {_name(copy): copy for copy in finding["copies"]}
-        counts.group(copies, models)
+        counts.group(named)
         for image in finding["images"]:
             row = _row(image, finding)
-            row |= {"group": number, "group_images": len(finding["images"]), "copies": list(copies)}
-            named = next(iter(image["alone"]), None) or next(iter(copies), None)
-            if named is not None:
-                copy = copies.get(named)
-                row |= _copy_columns(named, copy, models, len(copies) == 1, image)
+            row |= {"group": number, "group_images": len(finding["images"]), "copies": list(named)}
+            name = next(iter(image["alone"]), None) or next(iter(copies), None)
+            if name is not None:
+                row |= _copy_columns(named[name])
+                row |= {column: copies[name][column] for column in BOUNDS} if name in copies else {}
+                if len(copies) == 1:
+                    row |= {"log10_p_image": image["log10_p"], "log10_p_without": image["log10_p_without"]}
             row["verdict"] = "attributed" if image["alone"] else "group" if copies else "not-attributed"
             counts.image(row)
             yield row
@@ -145,21 +150,18 @@ def _image(image: dict[str, Any]) -> dict[str, Any]:
     return {**row, **told, "notes": image["notes"]}
 
 
-def _copy_columns(
-    name: str, copy: dict[str, Any] | None, models: dict[str, Any], only: bool, image: dict[str, Any]
-) -> dict[str, Any]:
-    """What is said of the copy that an image, or its group, names. A finding lists a limited number of
-    copies; of one beyond it the name alone is known."""
-    row: dict[str, Any] = {"copy": name}
-    if copy is None:
-        return row
-    row["copy_sha256"] = copy["sha256"]
-    told = ("key_id", "recipient", "issued_at", "revoked", "matching_bits", "log10_p", "log10_p_family")
-    row |= {column: copy[column] for column in told}
-    row["model"], row["model_version"], row["ledger_index"] = models[name]
-    if only:
-        row |= {"log10_p_image": image["log10_p"], "log10_p_without": image["log10_p_without"]}
-    return row
+def _copy_columns(named: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a copy, whichever test named it."""
+    copy = named["copy"]
+    told = ("key_id", "recipient", "issued_at", "revoked")
+    return {
+        **{column: copy[column] for column in told},
+        "copy": _name(copy),
+        "copy_sha256": copy["sha256"],
+        "model": named["model"],
+        "model_version": named["version"],
+        "ledger_index": named["ledger_index"],
+    }
 
 
 def _name(copy: dict[str, Any]) -> str:
@@ -182,20 +184,19 @@ class _Counts:
             kind: defaultdict(Counter) for kind in ("by_copy", "by_model", "by_recipient")
         }
 
-    def group(self, copies: dict[str, dict[str, Any]], models: dict[str, Any]) -> None:
+    def group(self, named: dict[str, dict[str, Any]]) -> None:
         self._summary.groups += 1
-        for kind, column in (("by_copy", "copy"), ("by_model", "model"), ("by_recipient", "recipient")):
-            found = {_labels(name, copy["recipient"], models[name])[column] for name, copy in copies.items()}
-            for label in found:
-                self._named[kind][label]["groups"] += 1
+        labels = [_labels(_copy_columns(each)) for each in named.values()]
+        for kind, found in self._named.items():
+            for label in {each[kind.removeprefix("by_")] for each in labels}:
+                found[label]["groups"] += 1
 
     def image(self, row: dict[str, Any]) -> None:
         self._verdicts[row["verdict"]] += 1
         if row["error"]:
             self._errors[_kind(row["error"], row["path"])] += 1
-        if row["verdict"] == "attributed" and "key_id" in row:
-            model = row["model"], row["model_version"]
-            labels = _labels(row["copy"], row["recipient"], model)
+        if row["verdict"] == "attributed":
+            labels = _labels(row)
             for kind in self._named:
                 self._named[kind][labels[kind.removeprefix("by_")]]["images"] += 1
 
@@ -211,8 +212,9 @@ class _Counts:
             setattr(summary, kind, counts)
 
 
-def _labels(copy: str, recipient: str | None, model: Any) -> dict[str, str]:
-    return {"copy": copy, "model": f"{model[0]}@{model[1]}", "recipient": recipient or UNDISCLOSED}
+def _labels(row: dict[str, Any]) -> dict[str, str]:
+    model = f"{row['model']}@{row['model_version']}"
+    return {"copy": row["copy"], "model": model, "recipient": row["recipient"] or UNDISCLOSED}
 
 
 def _kind(error: str, path: str) -> str:
