@@ -157,12 +157,16 @@ def downloads(session: Session) -> Sequence[Download]:
 
 
 def is_copy(home: Home, weights: Path) -> bool:
-    """Whether the weights (file or folder) depend on the key of a copy of any model: see `registry trace`."""
+    """Whether the weights (file or folder) depend on the key of a copy of any model: see `registry trace`.
+
+    Whoever asks has checked them: what `registry trace` cannot read, such as a pickle that nobody needs
+    beside safetensors, is no copy.
+    """
     from registry.copies.trace import trace
 
     try:
         return trace(home, weights).attributed
-    except StateError:  # no model has a basis yet, so there is no copy
+    except (InputError, StateError):  # the latter: no model has a basis yet, so there is no copy
         return False
 
 
