@@ -129,9 +129,9 @@ class SetEncoder(nn.Module):
         return torch.log(torch.sqrt(real.square() + imaginary.square() + FLOOR) + 0.01).flatten(1)
 
     def _patterns(self, small: torch.Tensor) -> torch.Tensor:
-        """What repeats at the same places (n, 384): residuals by phase on a grid of eight, by row, by column."""
+        """What repeats at the same places (n, 384): residuals by phase on a grid of eight, row, column."""
         high = self.high_pass(F.pad(small, (2, 2, 2, 2), mode="reflect"))
-        n, cells = len(high), GRID // BLOCK
+        n, cells = high.shape[0], GRID // BLOCK
         phases = high.reshape(n, 3, cells, BLOCK, cells, BLOCK).mean((2, 4)).flatten(1)
         return torch.cat([phases, high.mean(2).flatten(1), high.mean(3).flatten(1)], 1)
 

@@ -45,8 +45,8 @@ FOLDER = Path(__file__).resolve().parent / "network"
 IMAGES, SETS, SPEC = "images.onnx", "sets.onnx", "lineage.json"
 SHIPPED = "lineage.json"
 """A builtin's fingerprint, beside its weights."""
-SAMPLES, LEAST = 256, 64
-"""Samples that a fingerprint is made of, and the fewest that give one."""
+SAMPLES, QUICK_SAMPLES, LEAST = 256, 128, 64
+"""Samples that a fingerprint is made of, also where they are drawn at registration, and the fewest possible."""
 SET = 16
 CHUNK = 64
 SEED = 71
@@ -129,7 +129,7 @@ def quick_fingerprint(adapter: Adapter, folder: Path, name: str) -> Fingerprint 
     generator = adapter.load(folder)
     if not generator.quick_sampling or generator.size < network().spec.smallest:
         return None
-    return sample_fingerprint(generator, name)
+    return sample_fingerprint(generator, name, QUICK_SAMPLES)
 
 
 def rendered_fingerprint(generator: Generator, latents: torch.Tensor, name: str) -> Fingerprint | None:

@@ -117,9 +117,7 @@ def train_encoder(
         if contrastive:
             value = contrastive_loss(embeddings, labels)
         else:
-            value = F.cross_entropy(
-                10 * F.linear(embeddings, F.normalize(model["classes"].weight, dim=1)), labels
-            )
+            value = F.cross_entropy(10 * classes(embeddings), labels)
         return value, {"loss": value.item()}
 
     training = Training(model, work / "encoder.pt", steps, RATE, AVERAGE)
