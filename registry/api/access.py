@@ -140,6 +140,14 @@ def install(app: Flask, registry: Home) -> None:
     app.before_request(_admit)
 
 
+def identify() -> None:
+    """Find out whose request this is where no route asked, for the page that says that there is nothing."""
+    if request.endpoint is None and request.method in _SAFE and "principal" not in g:
+        found = _authenticated(PUBLIC)
+        if found is not None:
+            g.principal = found
+
+
 def check_routes(app: Flask) -> None:
     """``RuntimeError`` unless every route says who may ask."""
     silent = sorted(name for name, view in app.view_functions.items() if access_of(view) is None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from flask import Response, make_response, redirect, render_template, request, url_for
 
-from registry.api.access import optional_principal
-from registry.api.problems import ProblemDetails
+from registry.api.access import identify, optional_principal
+from registry.api.problems import Problem, ProblemDetails
 
 _TITLES = {
     401: "Your session has ended",
@@ -29,6 +31,8 @@ def show(problem: ProblemDetails, headers: dict[str, str]) -> Response | None:
     arriving = request.path.startswith("/auth/")
     if not is_page(request.path) or (arriving and "text/html" not in request.headers.get("Accept", "")):
         return None
+    with suppress(Problem):
+        identify()
     title = "The sign-in did not work" if arriving else _TITLES.get(problem.status, "Something went wrong")
     if problem.status == 401 and request.method in ("GET", "HEAD") and not arriving and not _by_script():
         return make_response(redirect(url_for("sign_in_pages.show", next=request.full_path.rstrip("?"))))

@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints
 
 from registry.accounts.permissions import Permission
 from registry.api.schemas import WHOLE, Body, ModelLabel, Name
+from registry.errors import RegistryError
 from registry.generators.service import SchemeOptions
 from registry.jobs.kinds import job
 from registry.jobs.running import Run
@@ -68,19 +69,24 @@ def register_model(run: Run, wanted: RegisterModel) -> dict[str, Any]:
 
     source, _, name = wanted.weights.partition(":")
     with ExitStack() as fetched:
-        weights = wanted.weights
+        weights, place = wanted.weights, ""
         if source == "upload":
             sent = uploads.files(run.home, run.organisation, name)
             folder = fetched.enter_context(
                 run.home.storage.local(uploads.folder_name(run.organisation, name))
             )
-            weights = str(folder / next(iter(sent)) if len(sent) == 1 else folder)
+            weights, place = str(folder / next(iter(sent)) if len(sent) == 1 else folder), str(folder)
         elif source == "folder":
             with run.home.database.read() as session:
-                weights = str(uploads.placed(run.home, session, run.organisation, name))
-        added = service.add_model(
-            run.home, wanted.name, wanted.adapter, weights, wanted.options(), run.organisation
-        )
+                weights = place = str(uploads.placed(run.home, session, run.organisation, name))
+        try:
+            added = service.add_model(
+                run.home, wanted.name, wanted.adapter, weights, wanted.options(), run.organisation
+            )
+        except RegistryError as error:
+            if place:  # where the files lie here tells nothing to who sent them
+                error.args = (str(error).replace(f"{place}/", "").replace(place, name),)
+            raise
     if source == "upload":
         uploads.discard(run.home, run.organisation, name)
     with run.home.database.read() as session:

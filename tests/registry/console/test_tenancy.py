@@ -346,3 +346,10 @@ def test_pages_allow_our_own_scripts_alone(world: World, owner: Browser, name: s
         assert "<script>" not in answer.text
         assert " style=" not in answer.text
         assert " onclick=" not in answer.text
+
+
+def test_an_address_of_no_page_keeps_the_menu_for_who_is_signed_in(world: World, owner: Browser) -> None:
+    answer = owner.client.get("/console/no-such-page")
+    assert (answer.status_code, "first.admin" in answer.text) == (404, True)
+    answer = Browser(world.home, world.app).client.get("/console/no-such-page")
+    assert (answer.status_code, "To the sign-in" in answer.text) == (404, True)
