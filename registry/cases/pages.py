@@ -24,6 +24,7 @@ from registry.cases.models import Case, CaseEvent, CaseFinding, CaseFindingImage
 from registry.cases.service import Status
 from registry.cases.showing import Shown
 from registry.console.page import Answer, Form, done, listing, render, saved
+from registry.home import Home
 from registry.resolve import unmasking
 from registry.resolve.models import Resolution, Unmasking
 from verifier import words
@@ -109,7 +110,7 @@ def _page(case_id: str, form: Form, note: Form) -> str:
             more_images=max(0, len(images) - SHOWN),
             untested=sum(image.id not in tested for image in images),
             notes=[service.describe_note(row) for row in service.notes(session, case)],
-            trail=[service.describe_event(row) for row in trail.scalars()],
+            trail=[{**service.describe_event(row), "said": service.sentence(row)} for row in trail.scalars()],
             mark=service.mark(session, case),
             largest=case_images.LARGEST_UPLOAD,
             words=words,
@@ -169,7 +170,7 @@ def events(case_id: str) -> Response:
         raise Problem(503, "too many streams are open.", "Try again in a moment.", {"Retry-After": "5"})
     seen = request.headers.get("Last-Event-ID") or request.args.get("seen", "0")
     response = Response(
-        _follow(case, int(seen) if seen.isdecimal() and len(seen) < 16 else 0),
+        _follow(home(), case, int(seen) if seen.isdecimal() and len(seen) < 16 else 0),
         mimetype="text/event-stream",
         headers={"X-Accel-Buffering": "no"},
     )
@@ -177,8 +178,8 @@ def events(case_id: str) -> Response:
     return response
 
 
-def _follow(case: Case, seen: int) -> Iterator[str]:
-    registry, started = home(), time.monotonic()
+def _follow(registry: Home, case: Case, seen: int) -> Iterator[str]:
+    started = time.monotonic()
     yield "retry: 1000\n\n"
     while time.monotonic() - started < STREAM_SECONDS:
         with registry.database.read() as session:

@@ -36,7 +36,7 @@ from registry.home import Home
 from registry.identity import Identity, signature_bytes, signature_text
 from registry.ledger import service as ledger
 from registry.ledger.audit import Record
-from verifier import certificate, signing
+from verifier import certificate, signing, words
 from verifier.bundle import utc
 from verifier.check import ALPHA
 
@@ -342,6 +342,36 @@ def describe_image(session: Session, image: CaseImage) -> dict[str, Any]:
 def describe_note(row: CaseNote) -> dict[str, Any]:
     """A note."""
     return {"id": row.note_id, "text": row.text, "author": row.author, "written_at": utc(row.written_at)}
+
+
+def sentence(row: CaseEvent) -> str:
+    """A line of the audit trail in words."""
+    detail = json.loads(row.detail)
+    match row.kind:
+        case "opened":
+            return f"opened the case as {detail['title']}"
+        case "images added":
+            many = len(detail["images"])
+            added = "an image" if many == 1 else f"{many} images"
+            return f"added {added}, timestamped in ledger entry {detail['ledger_index']}"
+        case "check started":
+            groups = "a set" if detail["set"] else f"{detail['groups']} one by one"
+            return f"began check {detail['round']} of {groups}, at a bound of {words.alpha(detail['alpha'])}"
+        case "finding":
+            return f"{detail['finding']}: {detail['result']}"
+        case "edited":
+            return "changed " + ", ".join(
+                name.replace("_", " ") if value == "changed" else f"{name.replace('_', ' ')} to {value}"
+                for name, value in detail.items()
+            )
+        case "note added":
+            return f"added {detail['note']}"
+        case "report made":
+            return (
+                f"made a report ({detail['form']}, {detail['findings']} findings, SHA-256 {detail['sha256']})"
+            )
+        case _:
+            return row.kind
 
 
 def describe_event(row: CaseEvent) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def test_from_dropped_files_to_the_signed_report(served: Console, tmp_path: Path
     expect(named.get_by_text("This image depends on the key of")).to_be_visible(timeout=60_000)
     expect(named.get_by_text("1 in", exact=False).first).to_be_visible()
     other = page.locator("article.finding", has_text="garden.png")
-    expect(other.get_by_text("No copy can be named for this image.", exact=True)).to_be_visible(timeout=60_000)
+    expect(other.get_by_text("No copy can be named for this image.", exact=True)).to_be_visible(
+        timeout=60_000
+    )
 
     named.get_by_text("Bit by bit").click()
     expect(named.locator("svg rect.agrees")).to_have_count(32)
