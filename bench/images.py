@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms
 
-from bench.common import Goal, close, seconds
+from bench.common import Goal, close, in_turn
 from verifier import guard
 from verifier.images import decode, load_image
 
@@ -256,9 +257,13 @@ def speed(quick: bool) -> dict[str, float]:
         path = Path(f"{os.getpid()}.jpg")
         try:
             _photograph(size).save(path, quality=90)
-            load_image(path, SIDE)  # starts the guard
-            loaded = min(seconds(lambda: load_image(path, SIDE)) for _ in range(5))  # noqa: B023
-            pillow = min(seconds(lambda: Image.open(path).convert("RGB")) for _ in range(5))  # noqa: B023
+            loaded, pillow = in_turn(
+                [
+                    partial(load_image, path, SIDE),  # the first one starts the guard
+                    lambda: Image.open(path).convert("RGB"),  # noqa: B023
+                ],
+                9,
+            )
         finally:
             path.unlink()
         figures |= {f"{name}_ms": 1000 * loaded, f"{name}_times_pillow": pillow / loaded}

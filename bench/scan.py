@@ -61,7 +61,7 @@ def main(quick: bool, images: int | None, no_ray: bool) -> None:
     goals = {"memory_growth": Goal("<=", 1.1)}
     with prepared(1000, 24) as bench, TemporaryDirectory(prefix="hallmark-scan-") as name:
         figures = _memory(bench, _linked(bench, Path(name) / "many", count), count)
-        some = _linked(bench, Path(name) / "some", 800 if quick else 3000)
+        some = _linked(bench, Path(name) / "some", 2400 if quick else 6000)
         rounds = 1 if quick else 3
         figures |= _workers(bench, some, "local", rounds)
         if not no_ray:

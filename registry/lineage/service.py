@@ -46,7 +46,7 @@ IMAGES, SETS, SPEC = "images.onnx", "sets.onnx", "lineage.json"
 SHIPPED = "lineage.json"
 """A builtin's fingerprint, beside its weights."""
 SAMPLES, QUICK_SAMPLES, LEAST = 256, 128, 64
-"""Samples that a fingerprint is made of, also where they are drawn at registration, and the fewest possible."""
+"""Samples that a fingerprint is made of; those drawn at registration; and the fewest possible."""
 SET = 16
 CHUNK = 64
 SEED = 71

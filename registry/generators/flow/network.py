@@ -8,6 +8,7 @@ images = network.decode(z)                 # z (n, 3 * size**2), standard normal
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -43,10 +44,12 @@ class Flow(SmallNetwork):
         self.shapes: list[tuple[int, int, int]] = []
         for level in range(levels):
             channels = 3 * 2 ** (levels + 1 - level)
-            steps = [
-                normflows.flows.GlowBlock(channels, layout.hidden, split_mode="channel", scale=True)
-                for _ in range(layout.steps)
-            ]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # normflows still calls torch.lu
+                steps = [
+                    normflows.flows.GlowBlock(channels, layout.hidden, split_mode="channel", scale=True)
+                    for _ in range(layout.steps)
+                ]
             flows.append([*steps, normflows.flows.Squeeze()])
             side = size >> (levels - level)
             if level:
