@@ -269,7 +269,7 @@ class _Room:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        weakref.finalize(self, _remove_unused, folder)
+        weakref.finalize(self, _leave, folder)
 
     @classmethod
     def of(cls, shared: Path, name: str) -> _Room | None:
@@ -278,14 +278,10 @@ class _Room:
             return None
         folder = shared / f"hallmark-{os.getuid()}-{name}"
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            found = folder.lstat()
+            with _locked(folder):
+                _remove_unused(folder)
         except OSError:
             return None
-        mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-        if not mine or stat.S_IMODE(found.st_mode) != 0o700:
-            return None
-        _remove_unused(folder)
         return cls(folder)
 
     def find(self, name: str, size: int) -> memoryview | None:
@@ -339,16 +335,49 @@ def _map(path: Path, size: int) -> memoryview:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """The room for this process alone; ``OSError`` where it is not one of this user alone."""
+    lock = None
+    while lock is None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if found.st_uid != os.getuid() or found.st_mode != stat.S_IFDIR | 0o700:
+            raise OSError(f"{folder} is not this user's alone")
+        with contextlib.suppress(FileNotFoundError):
+            lock = _lock(folder / ".lock")
+    try:
         yield
+    finally:
+        os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """The descriptor that holds the lock; None where it was removed, as the last one to leave does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def _remove_unused(folder: Path) -> None:
+    """Remove what no process uses; call it inside :func:`_locked`."""
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        with path.open("rb") as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _leave(folder: Path) -> None:
+    """The same, and then the room itself if nothing is left in it."""
     with contextlib.suppress(OSError), _locked(folder):
-        for path in folder.iterdir():
-            if path.name == ".lock":
-                continue
-            with path.open("rb") as file, contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+        _remove_unused(folder)
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
