@@ -12,7 +12,6 @@ shared folder).
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from itertools import chain, islice
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from verifier.errors import InputError, VerifierError
 from verifier.lineage import Lineage
 from verifier.network import Package
+from verifier.quiet import quiet_libraries, quiet_warnings
 from verifier.reading import Reader
 from verifier.scan.journal import Record
 from verifier.scan.local import Batch, read_batch
@@ -35,7 +35,7 @@ ROUND = 1 << 14
 Columns = dict[str, Any]
 """A batch as Ray passes it: arrays by name."""
 
-QUIET = {"RAY_DATA_LOG_LEVEL": "CRITICAL"}
+QUIET = {"RAY_DATA_LOG_LEVEL": "CRITICAL", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 """What Ray would print into the progress display; failures come as exceptions."""
 
 BATCHES = 8
@@ -88,11 +88,11 @@ class Cluster:
         self._ray, self._block, self._workers = ray, BATCHES * batch, workers
         self._ours = not ray.is_initialized()
         if self._ours:
+            address = address or os.environ.get("RAY_ADDRESS")
             local = {} if address else {"num_cpus": workers, "include_dashboard": False}
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+                with quiet_warnings(), quiet_libraries():
+                    ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **local)
             except Exception as error:  # noqa: BLE001 - whatever keeps it from starting
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise InputError(f"Ray does not start: {reason[:300]}", "Check --address.") from None
