@@ -93,7 +93,7 @@ def export(
             ],
             ledger=_levels(session) if options.with_keys else (),
             auditors=options.auditors,
-            lineage=lineage.members(session, chosen),
+            lineage=lineage.members(session, chosen if options.model else _everything(session, options)),
         )
 
 
@@ -117,6 +117,11 @@ def _models(session: Session, options: BundleOptions) -> Sequence[Model]:
     if not trained:
         raise StateError("no model has an attribution network yet.", "Run `registry model train NAME`.")
     return trained
+
+
+def _everything(session: Session, options: BundleOptions) -> Sequence[Model]:
+    """All models of the organisation: lineage is told of those without keys too."""
+    return generators.models(session, accounts.owner(session, options.organisation))
 
 
 def _describe(session: Session, model: Model) -> BundleModel:
