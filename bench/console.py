@@ -172,7 +172,6 @@ def visit(client: FlaskClient, path: str, visits: int) -> Visited | None:
 
     def opened() -> int:
         answer = client.get(path)
-        answer.close()
         return answer.status_code if answer.mimetype == "text/html" else 0
 
     status = opened()
