@@ -327,7 +327,7 @@ def test_a_model_that_is_closed_meanwhile_and_a_network_that_is_gone(world: Worl
     with pytest.raises(InputError, match="nothing of this name is open to the token"):
         verifier.check([world.of_copy(0)])
     own = world.online(world.token())
-    own._networks[0].digest = "0" * 64
+    own.networks[0].digest = "0" * 64
     with pytest.raises(InputError, match="cannot answer for this network") as caught:
         own.check([world.of_copy(0)])
     assert "verifier update" in caught.value.hint
