@@ -117,7 +117,7 @@ def index_of(case: Case, folder: Path | None) -> Iterator[tuple[KeyIndex, dict[s
             index,
             {
                 f"build_keys_per_s_{bits}": case.keys / derived,
-            f"build_keys_per_cpu_s_{bits}": case.keys / derived_cpu,
+                f"build_keys_per_cpu_s_{bits}": case.keys / derived_cpu,
                 f"build_and_write_keys_per_s_{bits}": case.keys / whole,
                 f"open_s_{bits}": opened,
                 f"size_ratio_{bits}": blocks / packed,
