@@ -81,7 +81,7 @@ def test_from_dropped_files_to_the_signed_report(served: Console, tmp_path: Path
     tab = served.page(context)
     page = tab.page
     tab.sign_in("ada")
-    opened_case(tab, "Leak of 3 May")
+    address = f"/console/cases/{opened_case(tab, 'Leak of 3 May')}"
     suspect = image_of(served.home, key_of(served.home))
     drop(page, ("suspect.png", suspect), ("garden.png", foreign(3)), ("letter.txt", b"no image"))
     expect(page.get_by_text("letter.txt: This file is no image")).to_be_visible()
@@ -114,7 +114,7 @@ def test_from_dropped_files_to_the_signed_report(served: Console, tmp_path: Path
         shown = served.page(served.context(kind)) if kind != LIGHT else tab
         if kind != LIGHT:
             shown.sign_in("ada")
-            shown.page.goto(page.url)
+            shown.page.goto(address)
         for closed in shown.page.locator("article.finding details summary").all()[:2]:
             closed.click()
         assert accessibility(shown.page) == []
