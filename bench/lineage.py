@@ -129,6 +129,7 @@ def by_votes(sets: Sets, work: Path, steps: int) -> Scores:
     """Yu et al.: a classifier of single images, the log probabilities of a set's images added up."""
     torch.manual_seed(0)
     classes = len(sets.names)
+    models = [number for number, name in enumerate(sets.names) if name != REAL]
     body = SetEncoder(EncoderLayout(embedding=64))
     body.standardise(torch.from_numpy(np.concatenate([pool[:32] for pool in sets.pools["clean", 0]])))
     model = nn.ModuleDict({"body": body, "classes": nn.Linear(64, classes)})
@@ -150,7 +151,7 @@ def by_votes(sets: Sets, work: Path, steps: int) -> Scores:
 
     def scores(pixels: Pixels, asked: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         with torch.no_grad():
-            found = logits(trained, torch.from_numpy(pixels)).log_softmax(1).numpy()[:, : classes - 1]
+            found = logits(trained, torch.from_numpy(pixels)).log_softmax(1).numpy()[:, models]
         return np.stack([found[list(chosen)].sum(0) for chosen in asked]).astype(np.float64)
 
     return scores

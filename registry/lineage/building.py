@@ -87,6 +87,7 @@ def calibrate(
     rng = np.random.default_rng(0)
     distances: dict[int, list[NDArray[np.float64]]] = {size: [] for size in SIZES}
     truth: dict[int, list[int]] = {size: [] for size in SIZES}
+    degraded: dict[int, list[int]] = {size: [] for size in SIZES}
     for number, pixels in enumerate([*own, none]):
         for draw, kind in enumerate(CALIBRATED_ON):
             changed = degrade(pixels, kind, 1000 + draw)
@@ -94,11 +95,16 @@ def calibrate(
                 sets = random_sets(DRAWS, min(size, len(pixels)), len(pixels), rng)
                 distances[size].append(1 - embed(changed, sets) @ directions.T)
                 truth[size] += [number] * len(sets)
+                degraded[size] += [draw] * len(sets)
     temperatures, rejects = [], []
     for size in SIZES:
         table, labels = np.concatenate(distances[size]), np.array(truth[size])
+        kinds = np.array(degraded[size])
         mine = labels < len(own)
-        reject = float(np.quantile(table[mine, labels[mine]], 1 - FALSE_REJECTION))
+        reject = max(  # of the worst of what they are calibrated on
+            float(np.quantile(table[mine & (kinds == kind)].min(1), 1 - FALSE_REJECTION))
+            for kind in range(len(CALIBRATED_ON))
+        )
         whole = np.column_stack([table, np.full(len(table), reject)])
 
         temperatures.append(round(_temperature(whole, labels), 5))
