@@ -56,9 +56,7 @@ def told(lineage: Lineage, images: list[Pixels]) -> tuple[str | None, float, str
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_set_is_told_by_its_model(
-    lineage: Lineage, samples: dict[str, list[Pixels]], family: str
-) -> None:
+def test_a_set_is_told_by_its_model(lineage: Lineage, samples: dict[str, list[Pixels]], family: str) -> None:
     model, confidence, _ = told(lineage, samples[family][:16])
     assert model == f"{family}@1"
     assert confidence > 0.6
