@@ -36,7 +36,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from verifier.devices import open_session
 from verifier.errors import InputError, TrustError, VerifierError
 from verifier.finding import LineageEntry
 
@@ -141,6 +140,9 @@ class LineageNetwork:
     ) -> None:
         """:class:`InputError` if the device is not available or the graphs are no lineage network."""
         self.spec = spec
+        # Here: a registry puts fingerprints into bundles without starting onnxruntime.
+        from verifier.devices import open_session
+
         self._images, self.device, _ = open_session(bytes(images), device, threads)
         self._sets, _, _ = open_session(bytes(sets), "cpu", 1)
         expected = (["pixels"], ["features"]), (["features", "membership"], ["embeddings"])

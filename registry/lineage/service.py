@@ -133,10 +133,10 @@ def quick_fingerprint(adapter: Adapter, folder: Path, name: str) -> Fingerprint 
 
 
 def rendered_fingerprint(generator: Generator, latents: torch.Tensor, name: str) -> Fingerprint | None:
-    """From latents (n, ...) that were drawn already; None where its images are too small."""
+    """From latents (n, ...) that were drawn already; None where they are too few, or its images too small."""
     from registry.generators.adapters import to_images
 
-    if generator.size < network().spec.smallest:
+    if generator.size < network().spec.smallest or len(latents) < LEAST:
         return None
     images: list[Image.Image] = []
     for part in latents[:SAMPLES].split(CHUNK):
