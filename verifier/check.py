@@ -36,6 +36,7 @@ from verifier.bundle import Bundle, BundleModel
 from verifier.certificate import Certificate
 from verifier.devices import processors
 from verifier.errors import InputError, TrustError
+from verifier.evidence import ALPHA
 from verifier.finding import (
     CopyEntry,
     EvidenceEntry,
@@ -54,9 +55,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
     from verifier.online import OnlineVerifier
-
-ALPHA = 1e-6
-"""Default bound on the probability that anything in one invocation is attributed falsely."""
 
 COPIES_MOST = 16
 """Copies named in one finding at most: more colluders than any bound here can tell apart."""

@@ -53,6 +53,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+ALPHA = 1e-6
+"""Default bound on the probability that anything in one invocation is attributed falsely."""
+
 GRID = 1 << 19
 """Most grid steps in sum |L_j|: nothing is rounded for 16 images of 256 bits at the clip of 128 quanta."""
 

@@ -21,9 +21,10 @@ from typing import Any
 from verifier import merkle, proof
 from verifier.bundle import CHECKPOINT, Bundle, BundleModel
 from verifier.certificate import Certificate, ModelReference
-from verifier.check import ALPHA, Checker, Group, Named, open_network, weighted_tests
+from verifier.check import Checker, Group, Named, open_network, weighted_tests
 from verifier.client import Client, RefusedError
 from verifier.errors import InputError, TrustError
+from verifier.evidence import ALPHA
 from verifier.finding import (
     SCHEMA,
     CopyEntry,

@@ -22,7 +22,7 @@ from registry.cases import checking, reporting, service, showing
 from registry.cases import images as case_images
 from registry.cases.models import Case, CaseEvent, CaseFinding, CaseImage, CaseNote
 from registry.cases.service import Status
-from verifier.check import ALPHA
+from verifier.evidence import ALPHA
 
 cases = APIBlueprint(
     "cases",

@@ -38,7 +38,7 @@ from registry.ledger import service as ledger
 from registry.ledger.audit import Record
 from verifier import certificate, signing, words
 from verifier.bundle import utc
-from verifier.check import ALPHA
+from verifier.evidence import ALPHA
 
 DIGEST_BYTES = 32
 Made = TypeVar("Made")

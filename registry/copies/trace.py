@@ -49,10 +49,11 @@ from registry.keys import service as keys
 from registry.storage import folder_files
 from verifier import evidence, inspect
 from verifier.certificate import Certificate
-from verifier.check import ALPHA, COPIES_MOST, FIRST_SHARE, HOPELESS
+from verifier.check import COPIES_MOST, FIRST_SHARE, HOPELESS
 from verifier.display import Row, power
 from verifier.errors import InputError as NotReadable
 from verifier.errors import TrustError
+from verifier.evidence import ALPHA
 from verifier.finding import CopyEntry, EvidenceEntry, ModelEntry, Verdict
 from verifier.resolve import KeyTable
 

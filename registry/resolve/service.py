@@ -50,7 +50,8 @@ from registry.resolve.secrets import secret
 from registry.resolve.tables import KeyTables
 from verifier import certificate, merkle
 from verifier.bundle import utc
-from verifier.check import ALPHA, TESTS_MOST
+from verifier.check import TESTS_MOST
+from verifier.evidence import ALPHA
 from verifier.finding import (
     SCHEMA,
     EvidenceEntry,

@@ -33,9 +33,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
-from verifier.check import ALPHA, GROUPS_AT_A_TIME, Checker, Group, network_package
+from verifier.check import GROUPS_AT_A_TIME, Checker, Group, network_package
 from verifier.devices import processors
 from verifier.errors import InputError
+from verifier.evidence import ALPHA
 from verifier.finding import Finding
 from verifier.lineage import members
 from verifier.reading import Reader
