@@ -279,9 +279,7 @@ class Decision(Body):
 @requires(Permission.RESOLVE)
 def resolve(body: ResolveRequest) -> dict[str, Any]:
     """Whose copy do these readings depend on? Below alpha the answer is `not-attributed` and nothing else."""
-    images = [service.Image(image.path, image.sha256, image.readings) for image in body.images]
-    query = service.Query(body.model, body.network, images, body.alpha, body.groups)
-    found = service.resolve(home(), principal(), query).document
+    found = service.resolve(home(), principal(), body.query()).document
     RESOLVES.labels(found["verdict"]).inc()
     return found
 
