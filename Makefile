@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "make: $(PYTHON) cannot create virtual environments (Debian: apt install python3-venv)" >&2; exit 2; }
 	@echo "installing into $(VENV) (some minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) hatchling editables
+	@$(PIP) hatchling editables setuptools wheel
 	@$(PIP) --no-build-isolation --editable '.[registry,dev]'
 	@touch $@
 

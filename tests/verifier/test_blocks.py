@@ -37,8 +37,8 @@ def test_the_layout_is_the_one_that_faiss_makes(octets: int) -> None:
     # FAISS takes the low half of a byte first, keys have their first bits in the high one.
     faiss.copy_array_to_vector((packed << 4 | packed >> 4).ravel(), quantiser.codes)
     quantiser.ntotal = len(packed)
-    codes = faiss.IndexPQFastScan(quantiser).codes
-    theirs = faiss.rev_swig_ptr(codes.data(), 1024 * octets)
+    scan = faiss.IndexPQFastScan(quantiser)  # owns the codes: must outlive the view of them
+    theirs = faiss.rev_swig_ptr(scan.codes.data(), 1024 * octets)
     assert (theirs == blocked(packed).ravel()).all()
 
 
