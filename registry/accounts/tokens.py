@@ -24,7 +24,7 @@ from registry.accounts import security
 from registry.accounts.models import ApiToken, Person
 from registry.accounts.permissions import PERMISSIONS, Permission, Principal, Role
 from registry.accounts.security import Event
-from registry.db import DAY_SECONDS, unix_now
+from registry.db import DAY_SECONDS, table, unix_now
 from registry.errors import ForbiddenError, InputError, NotFoundError
 from registry.home import Home
 from verifier.bundle import utc
@@ -189,10 +189,11 @@ def describe(row: ApiToken) -> dict[str, Any]:
     }
 
 
+_TOKEN, _PERSON = table(ApiToken), table(Person)
 _HELD = (
-    select(ApiToken.__table__, Person.role.label("person_role"), Person.disabled_at)
-    .outerjoin(Person, Person.id == ApiToken.person_id)
-    .where(ApiToken.prefix == bindparam("prefix"))
+    select(_TOKEN, _PERSON.c.role.label("person_role"), _PERSON.c.disabled_at)
+    .outerjoin(_PERSON, _PERSON.c.id == _TOKEN.c.person_id)
+    .where(_TOKEN.c.prefix == bindparam("prefix"))
 )
 
 

@@ -1,6 +1,6 @@
 """How much may be asked: units a day, for a grant or an organisation and for each of its tokens and people.
 
-    units, repeated = charge(session, sketches, query, named=1)     # within the transaction that logs it
+    units, repeated = charge(session, payers, sketches, query, named=1)   # where the query is logged
 
 Every answer tells one bit about the keys. What it costs grows with what it can tell: an image costs one
 unit, a *repeat* (readings close to those of a query of the last day) REPEATED units an image, every key
@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hmac
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from sqlalchemy import BigInteger, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError as DuplicateError
 from sqlalchemy.orm import Session
 
-from registry.db import DAY_SECONDS, unix_now
+from registry.db import DAY_SECONDS, table, unix_now
 from registry.errors import ThrottledError
 from registry.resolve.models import Resolution, ResolveBudget
 
@@ -62,6 +61,11 @@ class Asked:
     model: int
     images: int
     sketches: Sketches
+
+    @property
+    def payers(self) -> frozenset[str]:
+        """Whose units are spent."""
+        return frozenset((self.scope, self.actor))
 
 
 class Sketcher:
@@ -119,27 +123,46 @@ def price(asked: Asked, repeated: bool) -> int:
     return images * (REPEATED if repeated else 1)
 
 
-def charge(session: Session, recent: RecentSketches, asked: Asked, named: int) -> tuple[int, bool]:
+class Payers:
+    """What this process knows of units spent today: no more than were spent, as others spend too."""
+
+    def __init__(self) -> None:
+        self._day = 0
+        self._spent: dict[str, int] = {}
+
+    def require(self, asked: Asked) -> None:
+        """:class:`ThrottledError` for a query that cannot be paid for in any case, before any work."""
+        left = _left(asked, self._spent if self._day == _today() else {})
+        if (units := price(asked, repeated=False)) > left:
+            raise _spent_up(units, left)
+
+    def note(self, day: int, spent: Mapping[str, int]) -> None:
+        """Remember what was found on a day."""
+        if day != self._day:
+            self._day, self._spent = day, {}
+        self._spent |= spent
+
+
+def charge(
+    session: Session, payers: Payers, recent: RecentSketches, asked: Asked, named: int
+) -> tuple[int, bool]:
     """Take the units of a query that names ``named`` keys; the units, and whether it is a repeat.
 
     :class:`ThrottledError` where the budget does not allow it: the answer must then not be given.
     """
-    now = unix_now()
-    left = _left(asked, _locked(session, asked, now // DAY_SECONDS))
-    repeated = recent.holds_near(session, asked, now - DAY_SECONDS)
-    units = price(asked, repeated)
-    if units > left:
-        raise _spent_up(units, left)
-    units += NAMED * named
-    session.execute(_SPEND, {**_payers(asked, now // DAY_SECONDS), "units": units})
+    today, since = _today(), unix_now() - DAY_SECONDS
+    units = price(asked, repeated=False) + NAMED * named
+    before = _spend(session, asked.payers, today, units)  # first: it locks out other queries of these payers
+    payers.note(today, before)
+    repeated = recent.holds_near(session, asked, since)
+    admitted = price(asked, repeated)
+    if admitted > (left := _left(asked, before)):
+        raise _spent_up(admitted, left)
+    if repeated:
+        more = admitted + NAMED * named - units
+        _spend(session, asked.payers, today, more)
+        units += more
     return units, repeated
-
-
-def require(session: Session, asked: Asked) -> None:
-    """:class:`ThrottledError` for a query that cannot be paid for in any case, before any work."""
-    left = _left(asked, _spent(session, asked, unix_now() // DAY_SECONDS))
-    if (units := price(asked, repeated=False)) > left:
-        raise _spent_up(units, left)
 
 
 def _left(asked: Asked, spent: Mapping[str, int]) -> int:
@@ -157,58 +180,54 @@ def _spent_up(units: int, left: int) -> ThrottledError:
 
 def spent(session: Session, scope: str) -> int:
     """Units that a scope has spent today."""
-    return session.execute(
-        select(ResolveBudget.spent).where(
-            ResolveBudget.scope == scope, ResolveBudget.day == unix_now() // DAY_SECONDS
-        )
-    ).scalar() or 0  # fmt: skip
+    query = select(_BUDGET.c.spent).where(_BUDGET.c.scope == scope, _BUDGET.c.day == _today())
+    return session.execute(query).scalar() or 0
 
 
-def _payers(asked: Asked, day: int) -> dict[str, Any]:
-    return {"payers": (asked.scope, asked.actor), "today": day}
+def _today() -> int:
+    return unix_now() // DAY_SECONDS
 
 
 # Built once: every query runs them.
-_PAID_BY = (
-    ResolveBudget.scope.in_(bindparam("payers", expanding=True)),
-    ResolveBudget.day == bindparam("today"),
+_BUDGET, _LOG = table(ResolveBudget), table(Resolution)
+# Locked in one order, so that no two wait for each other.
+_LOCKED = (
+    select(_BUDGET.c.scope)
+    .where(_BUDGET.c.scope.in_([bindparam("payer"), bindparam("other")]), _BUDGET.c.day == bindparam("today"))
+    .order_by(_BUDGET.c.scope)
+    .with_for_update()
+    .cte("locked")
 )
-_SPENT = select(ResolveBudget.scope, ResolveBudget.spent).where(*_PAID_BY)
-_LOCK = _SPENT.order_by(ResolveBudget.scope).with_for_update()  # in one order, so that none waits for another
 _SPEND = (
-    update(ResolveBudget)
-    .where(*_PAID_BY)
-    .values(spent=ResolveBudget.spent + bindparam("units", type_=BigInteger))
-    .execution_options(synchronize_session=False)
+    update(_BUDGET)
+    .where(_BUDGET.c.scope.in_(select(_LOCKED.c.scope)), _BUDGET.c.day == bindparam("today"))
+    .values(spent=_BUDGET.c.spent + bindparam("units", type_=BigInteger))
+    .returning(_BUDGET.c.scope, _BUDGET.c.spent)
 )
 _LOGGED = (
-    select(Resolution.id, Resolution.asked_at, Resolution.sketches)
+    select(_LOG.c.id, _LOG.c.asked_at, _LOG.c.sketches)
     .where(
-        Resolution.scope == bindparam("payer"),
-        Resolution.model_id == bindparam("model"),
-        Resolution.id > bindparam("last"),
-        Resolution.asked_at >= bindparam("since"),
+        _LOG.c.scope == bindparam("payer"),
+        _LOG.c.model_id == bindparam("model"),
+        _LOG.c.id > bindparam("last"),
+        _LOG.c.asked_at >= bindparam("since"),
     )
-    .order_by(Resolution.id)
+    .order_by(_LOG.c.id)
 )
 
 
-def _spent(session: Session, asked: Asked, day: int, *, lock: bool = False) -> dict[str, int]:
-    """Units spent today, by scope; those who spent none may be missing."""
-    rows = session.execute(_LOCK if lock else _SPENT, _payers(asked, day))
-    return {row.scope: row.spent for row in rows}
+def _spend(session: Session, scopes: Set[str], day: int, units: int) -> dict[str, int]:
+    """Add ``units`` to what each of these payers spent on a day; what they had spent before.
 
-
-def _locked(session: Session, asked: Asked, day: int) -> dict[str, int]:
-    """The same; the rows are this transaction's own until it ends."""
-    found = _spent(session, asked, day, lock=True)
-    missing = {asked.scope, asked.actor} - found.keys()
-    if not missing:
-        return found
+    Their rows are this transaction's own until it ends.
+    """
+    rows = session.execute(_SPEND, {"payer": min(scopes), "other": max(scopes), "today": day, "units": units})
+    before = {row.scope: row.spent - units for row in rows}
+    missing = scopes - before.keys()
     for scope in sorted(missing):
         try:
             with session.begin_nested():
                 session.execute(insert(ResolveBudget).values(scope=scope, day=day, spent=0))
         except DuplicateError:  # somebody else made it first
             pass
-    return _spent(session, asked, day, lock=True)
+    return before | _spend(session, missing, day, units) if missing else before

@@ -2,6 +2,7 @@
 
     grant = create(home, principal, "flowers", "Auditors Ltd", expires_days=90)
     target = find_target(session, organisation, "acme/flowers@1")       # own, or granted
+    target, moment = find_now(session, organisation, "acme/flowers@1")  # with what a verdict is held against
     target.pseudonym(home.master, key_id)
 
 A pseudonym is ``HMAC-SHA-256(the grant's secret, key id)``, cut to the length of a key id: the same key has
@@ -17,17 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, String, and_, bindparam, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Select, String, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.accounts import security
 from registry.accounts.models import Organisation
 from registry.accounts.permissions import Principal
+from registry.attribution.models import NetworkVersion
 from registry.db import DAY_SECONDS, unix_now
 from registry.errors import NotFoundError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
+from registry.keys.models import KeyCount
+from registry.ledger.models import LedgerHead
 from registry.resolve.budgets import GRANT_UNITS, OWN_UNITS
 from registry.resolve.models import ResolveGrant
 from registry.sealing import MasterKey
@@ -72,6 +76,15 @@ class Target:
         return hmac.digest(secret, key_id, "sha256")[:KEY_ID_BYTES].hex()
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What a verdict is held against: the model's networks and keys so far, and the size of the ledger."""
+
+    networks: int
+    keys: int
+    ledger: int
+
+
 def targets(organisation: int) -> Select[Model, str, ResolveGrant]:
     """The models that an organisation may resolve on, its own and granted ones, with owner and grant."""
     return _TARGETS.params(organisation=organisation, now=unix_now())
@@ -102,8 +115,14 @@ _TARGETS = (
     )
     .where(or_(Model.organisation_id == _asker(), ResolveGrant.id.is_not(None)))
 )
+_MOMENT = (
+    select(func.count()).where(NetworkVersion.model_id == Model.id).scalar_subquery(),
+    func.coalesce(select(KeyCount.issued).where(KeyCount.model_id == Model.id).scalar_subquery(), 0),
+    select(LedgerHead.size).scalar_subquery(),
+)
 _NAMED = (
-    _TARGETS.where(
+    _TARGETS.add_columns(*_MOMENT)
+    .where(
         Model.name == bindparam("name", type_=String),
         or_(
             Model.version == bindparam("version", type_=BigInteger),
@@ -122,6 +141,11 @@ def find_target(session: Session, organisation: int, reference: str) -> Target:
 
     :class:`NotFoundError` where there is none, or none for this organisation: the two look alike.
     """
+    return find_now(session, organisation, reference)[0]
+
+
+def find_now(session: Session, organisation: int, reference: str) -> tuple[Target, Moment]:
+    """:func:`find_target`, and how far things are at this moment: one statement."""
     owner, _, model = reference.rpartition("/")
     name, _, version = model.partition("@")
     wanted: dict[str, Any] = {"organisation": organisation, "now": unix_now(), "name": name, "version": 0}
@@ -135,7 +159,7 @@ def find_target(session: Session, organisation: int, reference: str) -> Target:
         raise NotFoundError(
             f"no model {reference} is open to you.", "See the list of models that you may resolve on."
         )
-    return Target(*row)
+    return Target(*row[:3]), Moment(*row[3:])
 
 
 def create(

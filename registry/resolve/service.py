@@ -4,11 +4,11 @@
     answer = resolve(home, principal, query)
     answer.named, answer.document                      # keys, and the finding as whoever asked may see it
 
-The order of things keeps this from being an oracle. What the asker may resolve on and what is left of his
-budget is looked up first; the verdict is worked out in a time that does not depend on it; then, in one
-transaction, the query is paid for and logged, and only then is anything said. Below alpha that is the
-verdict alone. Above it, readings that a client sent still give no score: with chosen readings a score tells
-the key bit by bit.
+The order of things keeps this from being an oracle. What the asker may resolve on is looked up first, and
+nobody whose budget is known to be spent goes further; the verdict is worked out in a time that does not
+depend on it; then, in one transaction, the query is paid for and logged, and only then is anything said.
+Below alpha that is the verdict alone. Above it, readings that a client sent still give no score: with chosen
+readings a score tells the key bit by bit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL.Image import Image as Picture
-from sqlalchemy import select, text
+from sqlalchemy import Row, bindparam, insert, select
 from sqlalchemy.orm import Session
 
 from registry.accounts import security
@@ -33,7 +33,7 @@ from registry.accounts.models import Recipient
 from registry.accounts.permissions import Permission, Principal
 from registry.attribution.models import NetworkVersion
 from registry.copies.models import DeliveredCopy
-from registry.db import Database, unix_now
+from registry.db import Database, table, unix_now
 from registry.errors import StateError, ThrottledError
 from registry.generators import service as generators
 from registry.generators.models import Model
@@ -42,7 +42,7 @@ from registry.keys import service as keys
 from registry.keys.models import KeyRevocation, UserKey
 from registry.ledger import service as ledger
 from registry.resolve import budgets, deciding, explaining, grants
-from registry.resolve.budgets import Asked, RecentSketches, Sketcher
+from registry.resolve.budgets import Asked, Payers, RecentSketches, Sketcher
 from registry.resolve.explaining import Explained
 from registry.resolve.grants import Target
 from registry.resolve.models import Resolution, ResolvedKey
@@ -81,6 +81,9 @@ would wait for the interpreter at each of his statements, and everybody for him.
 REFUSED = "resolve.budget-spent"
 
 Source = Literal["client logits", "image"]
+
+Found = Row[UserKey, bytes | None, str, int | None]
+"""A key that was named: its row, the digest of its copy, its recipient's address, its id again if revoked."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,10 @@ class _State:
 
     def __init__(self) -> None:
         self.tables = KeyTables()
+        self.versions: dict[int, Sequence[NetworkVersion]] = {}
         self.networks: dict[int, InstalledNetwork] = {}
         self.readers: dict[int, Network] = {}
+        self.payers = Payers()
         self.recent: dict[tuple[str, int], RecentSketches] = {}
         self.sketcher: Sketcher | None = None
         self.lock = threading.Lock()
@@ -162,27 +167,25 @@ def resolve(home: Home, principal: Principal, query: Query) -> Answer:
 
 
 def _resolve(home: Home, state: _State, principal: Principal, query: Query) -> Answer:
-    with home.database.read() as session:
-        target = grants.find_target(session, principal.organisation, query.model)
-        installed = generators.networks(session, target.model)
-        network = _network(home, state, target.model, installed, query.network)
-        tests = deciding.tests_of(network.spec, [image.readings for image in query.images])
-        asked = _asked(home, state, principal, target, query)
-        with _refusals_logged(home, target):
-            budgets.require(session, asked)
-        table = state.tables.of(home, session, target.model)
-        issued = len(table) if query.before is None else _issued_before(session, target.model, query.before)
-        q, foreign = keys.screened(installed)
-        plus = keys.probabilities(home.master, target.model)
-        size = ledger.size(session)
+    with home.database.glance() as session:
+        target, moment = grants.find_now(session, principal.organisation, query.model)
+    installed = _versions(home, state, target.model, moment.networks)
+    network = _network(home, state, target.model, installed, query.network)
+    tests = deciding.tests_of(network.spec, [image.readings for image in query.images])
+    asked = _asked(home, state, principal, target, query)
+    with _refusals_logged(home, target):
+        state.payers.require(asked)
+    table = state.tables.of(home, target.model, moment.keys)
+    issued = len(table) if query.before is None else _issued_before(home, target.model, query.before)
+    q, foreign = keys.screened(installed)
+    plus = keys.probabilities(home.master, target.model)
     acceptance = 1.0 - foreign * float(q)
     found = deciding.attributed(table, tests, query.alpha / query.groups, acceptance, issued, plus)
     with _refusals_logged(home, target):
-        resolution = _record(home, state, principal, target, query, network, asked, found)
-    document = _finding(query, network, resolution, issued * len(tests), size, bool(found))
-    if found:
-        with home.database.read() as session:
-            document |= _named(session, home, principal, target, found, size)
+        resolution, named = _record(home, state, principal, target, query, network, asked, found)
+    document = _finding(query, network, resolution, issued * len(tests), moment.ledger, bool(found))
+    if named:
+        document |= _named(home, principal, target, named, moment.ledger)
     return Answer(target, found, document)
 
 
@@ -254,8 +257,8 @@ def judge_images(
     if not answer.named or target.grant is not None:
         return Judged(answer, network, None)
     with home.database.read() as session:
-        table = state.tables.of(home, session, target.model)
-        issued = _issued_before(session, target.model, before)
+        table = state.tables.of(home, target.model, keys.count(session, target.model))
+    issued = _issued_before(home, target.model, before)
     q, foreign = keys.screened(installed)
     plus = keys.probabilities(home.master, target.model)
     explained = explaining.explain(table, answer.named, ranked, issued, 1.0 - foreign * float(q), plus)
@@ -267,9 +270,10 @@ def readable_targets(session: Session, organisation: int) -> list[Target]:
     return _readable(session, organisation, None)
 
 
-def _issued_before(session: Session, model: Model, place: int) -> int:
+def _issued_before(home: Home, model: Model, place: int) -> int:
     """How many of a model's keys come before an index of the ledger: they are the first ones of its table."""
-    return keys.count(session, model) - keys.count_after(session, model, place - 1)
+    with home.database.read() as session:
+        return keys.count(session, model) - keys.count_after(session, model, place - 1)
 
 
 def _readable(session: Session, organisation: int, model: str | None) -> list[Target]:
@@ -346,55 +350,60 @@ def _record(
     network: InstalledNetwork,
     asked: Asked,
     found: Sequence[int],
-) -> str:
-    """Pay for the query and log it, both or neither; its public id."""
+) -> tuple[str, Sequence[Found]]:
+    """Pay for the query and log it, both or neither; its public id, and what is known of the keys found."""
     public = secrets.token_hex(12)
-    with home.database.write() as session:
-        _commit_without_waiting(session)
+    # All queries of a budget stand in line for its row: none is to wait there for the disk.
+    with home.database.write(durable=False) as session:
         with state.lock:
             recent = state.recent.setdefault((asked.scope, asked.model), RecentSketches())
-        units, repeated = budgets.charge(session, recent, asked, len(found))
-        row = Resolution(
-            resolution_id=public,
-            organisation_id=principal.organisation,
-            actor=asked.actor,
-            scope=asked.scope,
-            model_id=asked.model,
-            grant_id=None if target.grant is None else target.grant.id,
-            source=query.source,
-            network=bytes.fromhex(network.onnx),
-            logits_sha256=_logits_digest(query),
-            sketches=asked.sketches.tobytes(),
-            alpha=query.alpha / query.groups,
-            images=len(query.images),
-            readings=len(asked.sketches),
-            repeated=repeated,
-            units=units,
-            attributed=bool(found),
-            asked_at=unix_now(),
-        )
-        session.add(row)
-        for user_key in found:
-            session.flush()
-            key = session.get_one(UserKey, user_key)
-            session.add(
-                ResolvedKey(
-                    resolution_id=row.id,
-                    user_key_id=user_key,
-                    pseudonym=target.pseudonym(home.master, key.key_id),
-                )
-            )
-    return public
+        units, repeated = budgets.charge(session, state.payers, recent, asked, len(found))
+        logged = {
+            "resolution_id": public,
+            "organisation_id": principal.organisation,
+            "actor": asked.actor,
+            "scope": asked.scope,
+            "model_id": asked.model,
+            "grant_id": None if target.grant is None else target.grant.id,
+            "source": query.source,
+            "network": bytes.fromhex(network.onnx),
+            "logits_sha256": _logits_digest(query),
+            "sketches": asked.sketches.tobytes(),
+            "alpha": query.alpha / query.groups,
+            "images": len(query.images),
+            "readings": len(asked.sketches),
+            "repeated": repeated,
+            "units": units,
+            "attributed": bool(found),
+            "asked_at": unix_now(),
+        }
+        number = session.execute(_LOG, logged).scalar_one()
+        if not found:
+            return public, ()
+        # Looked up only now: a query that is refused takes no longer for having found something.
+        named = session.execute(_FOUND, {"found": found}).all()
+        pseudonyms = [
+            {
+                "resolution_id": number,
+                "user_key_id": row.UserKey.id,
+                "pseudonym": target.pseudonym(home.master, row.UserKey.key_id),
+            }
+            for row in named
+        ]
+        session.execute(_LOG_KEYS, pseudonyms)
+        return public, named
 
 
-def _commit_without_waiting(session: Session) -> None:
-    """Let PostgreSQL acknowledge this transaction before it is on disk.
-
-    A budget's row is locked until then, so all queries of a budget would stand in line for the disk. What a
-    crash of the database can cost is the log of its last moments (0.6 s at its default settings).
-    """
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SET LOCAL synchronous_commit TO OFF"))
+_LOG = insert(table(Resolution)).returning(Resolution.id)
+_LOG_KEYS = insert(table(ResolvedKey))
+_FOUND = (
+    select(UserKey, DeliveredCopy.sha256, Recipient.email, KeyRevocation.user_key_id)
+    .join(Recipient, Recipient.id == UserKey.recipient_id)
+    .outerjoin(DeliveredCopy, DeliveredCopy.user_key_id == UserKey.id)
+    .outerjoin(KeyRevocation, KeyRevocation.user_key_id == UserKey.id)
+    .where(UserKey.id.in_(bindparam("found", expanding=True)))
+    .order_by(UserKey.id)
+)
 
 
 def _logits_digest(query: Query) -> bytes:
@@ -430,21 +439,12 @@ def _finding(
 
 
 def _named(
-    session: Session, home: Home, principal: Principal, target: Target, found: Sequence[int], size: int
+    home: Home, principal: Principal, target: Target, rows: Sequence[Found], size: int
 ) -> dict[str, Any]:
     """What an attributed finding adds: copies, model, the first one's place in the ledger.
 
     Under a grant a copy is a pseudonym and whether it was revoked: anything else could be looked up.
     """
-    query = (
-        select(UserKey, DeliveredCopy.sha256, Recipient.email, KeyRevocation.user_key_id)
-        .join(Recipient, Recipient.id == UserKey.recipient_id)
-        .outerjoin(DeliveredCopy, DeliveredCopy.user_key_id == UserKey.id)
-        .outerjoin(KeyRevocation, KeyRevocation.user_key_id == UserKey.id)
-        .where(UserKey.id.in_(found))
-        .order_by(UserKey.id)
-    )
-    rows = session.execute(query).all()
     own = target.grant is None
     may_unmask = own and Permission.READ_RECIPIENTS in principal.permissions
     copies = [
@@ -467,7 +467,8 @@ def _named(
         "model": vars(ModelEntry(model.name, model.version, model.digest_text)),
     }
     if own:
-        named["ledger"] = vars(_ledger_entry(session, home, rows[0].UserKey, model, size))
+        with home.database.glance() as session:  # entries and tiles are only ever added
+            named["ledger"] = vars(_ledger_entry(session, home, rows[0].UserKey, model, size))
     return named
 
 
@@ -480,6 +481,14 @@ def _ledger_entry(session: Session, home: Home, key: UserKey, model: Model, size
     leaf = merkle.leaf_hash(certificate.leaf(document))
     merkle.verify_inclusion(leaf, key.ledger_index, checkpoint.size, proof, checkpoint.root)
     return LedgerEntry(key.ledger_index, checkpoint.size, True)
+
+
+def _versions(home: Home, state: _State, model: Model, count: int) -> Sequence[NetworkVersion]:
+    """The networks of a model that has ``count`` of them; networks are only ever added."""
+    if len(state.versions.get(model.id, ())) < count:
+        with home.database.read() as session:
+            state.versions[model.id] = generators.networks(session, model)
+    return state.versions.get(model.id, ())
 
 
 def _network(

@@ -1,6 +1,6 @@
 """Every key ever issued of a model, searched by all workers of a machine and kept up to date.
 
-    keys = tables.of(home, session, model)
+    keys = tables.of(home, model, issued)
     rows, scores = keys.top_batch(logits, 16)[0]          # rows in the order of issue
     keys.user_key(rows[0])                                # the id of its UserKey
 
@@ -120,8 +120,8 @@ class KeyTables:
         self._lock = threading.Lock()
         self._models: dict[int, _Growing] = {}
 
-    def of(self, home: Home, session: Session, model: Model) -> Keys:
-        """All keys that this session sees issued.
+    def of(self, home: Home, model: Model, issued: int) -> Keys:
+        """All keys of a model that has ``issued`` of them, or those and later ones.
 
         :class:`StateError` for a model without a basis, :class:`IntegrityError` where the saved index was
         altered or fewer keys are found than were counted: no verdict is given then.
@@ -129,7 +129,7 @@ class KeyTables:
         generators.basis_name(model)
         with self._lock:
             growing = self._models.setdefault(model.id, _Growing(model))
-        return growing.refreshed(home, session, model)
+        return growing.holding(home, model, issued)
 
 
 class _Growing:
@@ -140,25 +140,31 @@ class _Growing:
         self._keys: Keys | None = None
         self._saving = False
 
-    def refreshed(self, home: Home, session: Session, model: Model) -> Keys:
-        counted = key_service.count(session, model)  # before the keys: what is issued meanwhile is no error
+    def holding(self, home: Home, model: Model, issued: int) -> Keys:
         with self._lock:
-            if self._saved is None or self._keys is None:
-                self._saved = saved_index(home, model)
-                self._keys = self._loaded(home, session, model, self._saved)
             keys = self._keys
-            issued = _issued_after(home, session, model, keys.last)
-            if len(issued.ids):
-                keys = Keys(keys.index, keys.ids, keys.mark, keys.recent.and_then(issued))
-                self._keys = keys
+            if self._saved is None or keys is None or len(keys) < issued:
+                with home.database.read() as session:
+                    keys = self._refreshed(home, session, model)
             save_now = len(keys.recent.ids) > RECENT and not self._saving
             self._saving |= save_now
-        if len(keys) < counted:
+        if len(keys) < issued:
             raise IntegrityError(
-                f"the search knows {len(keys)} keys of model {model.label}, the ledger {counted}.",
+                f"the search knows {len(keys)} keys of model {model.label}, the ledger {issued}.",
                 f"Make the index anew: registry index build {model.label} --again.",
             )
+        assert self._saved is not None
         return self._moved(keys, self._saved) if save_now else keys
+
+    def _refreshed(self, home: Home, session: Session, model: Model) -> Keys:
+        if self._saved is None or self._keys is None:
+            self._saved = saved_index(home, model)
+            self._keys = self._loaded(home, session, model, self._saved)
+        keys = self._keys
+        later = _issued_after(home, session, model, keys.last)
+        if len(later.ids):
+            keys = self._keys = Keys(keys.index, keys.ids, keys.mark, keys.recent.and_then(later))
+        return keys
 
     def _loaded(self, home: Home, session: Session, model: Model, saved: SavedIndex) -> Keys:
         """What is saved, after a model's missing keys were added where they are many."""

@@ -8,6 +8,7 @@ step or after ``grace`` seconds, running jobs stop between two steps and wait fo
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import subprocess
@@ -91,7 +92,10 @@ class Server(BaseApplication):  # type: ignore[misc]
         """Called in every worker process: each has a database pool and a master key of its own."""
         sys.setswitchinterval(SWITCH_SECONDS)
         self._home = Home.open(self._folder)
-        return application(self._home)
+        app = application(self._home)
+        gc.collect()
+        gc.freeze()  # what lives as long as the process: no request waits for it to be searched for garbage
+        return app
 
     def run(self) -> None:
         """Serve until a signal ends the process."""

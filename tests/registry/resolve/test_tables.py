@@ -24,7 +24,9 @@ from verifier.segments import SavedIndex
 
 def current(home: Home, known: KeyTables) -> Keys:
     with home.database.read() as session:
-        return known.of(home, session, generators.get_model(session, MODEL))
+        model = generators.get_model(session, MODEL)
+        issued = keys.count(session, model)
+    return known.of(home, model, issued)
 
 
 def all_keys(home: Home) -> KeyTable:
@@ -113,13 +115,13 @@ def test_each_model_has_its_own_keys(sqlite_ready: Home, tiny) -> None:
     issue(sqlite_ready, 2)
     other = generators.add_model(sqlite_ready, "other", "latent-diffusion", str(tiny.weights))
     known = KeyTables()
-    with sqlite_ready.database.read() as session, pytest.raises(StateError, match="no fingerprint basis"):
-        known.of(sqlite_ready, session, other)
+    with pytest.raises(StateError, match="no fingerprint basis"):
+        known.of(sqlite_ready, other, 0)
     with sqlite_ready.database.write() as session:
         generators.install_basis(session, sqlite_ready.storage, other, tiny.basis)
     with sqlite_ready.database.read() as session:
         model = generators.get_model(session, "other")
-        assert len(known.of(sqlite_ready, session, model)) == 0
+    assert len(known.of(sqlite_ready, model, 0)) == 0
     assert len(current(sqlite_ready, known)) == 2
 
 
