@@ -108,6 +108,7 @@ def _memory(bench: Prepared, folder: Path, count: int) -> dict[str, float]:
         "memory_early_mb": early,
         "memory_late_mb": late,
         "memory_growth": late / early,
+        "memory_growth_bytes_an_image": 1e6 * (late - early) / (0.9 * count),
         "table_mb": out.stat().st_size / 1e6,
     }
 

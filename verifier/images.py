@@ -22,6 +22,7 @@ short side stays that long or longer; :attr:`verifier.network.Network.side` says
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import io
@@ -120,7 +121,7 @@ def load_image(path: Path | str, side: int | None = None) -> Loaded:
 
     ``side``: see *Reduced scale* above; without it every image is decoded at full size.
     """
-    return load_bytes(read_bounded(Path(path)), str(path), side)
+    return load_bytes(read_bounded(path), str(path), side)
 
 
 def load_bytes(data: bytes, name: str, side: int | None = None) -> Loaded:
@@ -129,7 +130,7 @@ def load_bytes(data: bytes, name: str, side: int | None = None) -> Loaded:
     return Loaded(**vars(decoded), sha256=hashlib.sha256(data).hexdigest())
 
 
-def read_bounded(path: Path) -> bytes:
+def read_bounded(path: Path | str) -> bytes:
     """The file's bytes, at most MAX_BYTES of them; :class:`InputError` for anything but a readable file.
 
     A file that is written to meanwhile is refused: its digest would be that of no file there ever was.
@@ -142,7 +143,7 @@ def read_bounded(path: Path) -> bytes:
                 raise InputError(f"{path} is a folder.", "Give the images themselves.")
             if not stat.S_ISREG(before.st_mode):
                 raise InputError(f"{path} is not an ordinary file.")
-            data = _up_to(file, min(before.st_size, MAX_BYTES) + 1)
+            data = _read_all(file, min(before.st_size, MAX_BYTES + 1))
             after = os.fstat(file)
         finally:
             os.close(file)
@@ -160,12 +161,12 @@ def read_bounded(path: Path) -> bytes:
     return data
 
 
-def _up_to(file: int, most: int) -> bytes:
-    """The file's bytes, at most so many."""
-    parts = [os.read(file, most)]  # mostly all of them at once
-    while parts[-1] and (missing := most - sum(map(len, parts))):
+def _read_all(file: int, size: int) -> bytes:
+    """So many of the file's bytes, or as many as there are."""
+    parts = [os.read(file, size)]  # mostly all of them at once
+    while parts[-1] and (missing := size - sum(map(len, parts))):
         parts.append(os.read(file, missing))
-    return b"".join(parts) if len(parts) > 2 else parts[0]
+    return b"".join(parts) if len(parts) > 1 else parts[0]
 
 
 def decode_image(data: bytes, name: str = "the image", max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -185,9 +186,10 @@ def decode(
     else:
         quick = True
     if quick:
-        opened = _open(data, name, max_pixels)
-        if opened.width * opened.height <= QUICK_PIXELS:
-            return _decode_opened(opened, name, side)
+        with quiet_warnings():
+            opened = _open(data, name, max_pixels)
+            if opened.width * opened.height <= QUICK_PIXELS:
+                return _decode_opened(opened, name, side)
     from verifier.guard import decode_guarded
 
     return decode_guarded(data, name, max_pixels, side)
@@ -195,7 +197,8 @@ def decode(
 
 def decode_here(data: bytes, name: str, max_pixels: int, side: int | None) -> Decoded:
     """:func:`decode` in this process, however long it takes."""
-    return _decode_opened(_open(data, name, max_pixels), name, side)
+    with quiet_warnings():
+        return _decode_opened(_open(data, name, max_pixels), name, side)
 
 
 def readable_formats() -> dict[str, bool]:
@@ -214,29 +217,28 @@ def readable_formats() -> dict[str, bool]:
 def _decode_opened(opened: Image.Image, name: str, side: int | None) -> Decoded:
     notes = []
     try:
-        with quiet_warnings():
+        full = opened.size
+        traits = _traits(opened)
+        if side is not None:
+            opened.draft(opened.mode, (side, side))  # does nothing but to a JPEG
+        reduced = round(full[0] / opened.width)
+        if reduced > 1:
+            notes.append(f"decoded at 1/{reduced} of its size")
+        opened.load()
+        if reduced == 1:
             full = opened.size
-            traits = _traits(opened)
-            if side is not None:
-                opened.draft(opened.mode, (side, side))  # does nothing but to a JPEG
-            reduced = round(full[0] / opened.width)
-            if reduced > 1:
-                notes.append(f"decoded at 1/{reduced} of its size")
-            opened.load()
-            if reduced == 1:
-                full = opened.size
-            if _has_more(opened):
-                notes.append("of several frames the first was read")
-            image, more = _to_srgb(opened)
-            if full[0] % reduced or full[1] % reduced:
-                # The last blocks hang over the picture's edge: without this it would be drawn in by so much.
-                part = (0.0, 0.0, full[0] / reduced, full[1] / reduced)
-                image = image.resize(image.size, Image.Resampling.BICUBIC, part)
-            transpose = _transpose(opened)
-            if transpose is not None:
-                image = image.transpose(transpose)
-                full = full if transpose in _UPRIGHT else full[::-1]
-            return Decoded(image, *full, (*notes, *more), traits)
+        if _has_more(opened):
+            notes.append("of several frames the first was read")
+        image, more = _to_srgb(opened)
+        if full[0] % reduced or full[1] % reduced:
+            # The last blocks hang over the picture's edge: without this it would be drawn in by so much.
+            part = (0.0, 0.0, full[0] / reduced, full[1] / reduced)
+            image = image.resize(image.size, Image.Resampling.BICUBIC, part)
+        transpose = _transpose(opened)
+        if transpose is not None:
+            image = image.transpose(transpose)
+            full = full if transpose in _UPRIGHT else full[::-1]
+        return Decoded(image, *full, (*notes, *more), traits)
     except MemoryError:
         raise InputError(f"{name}: there is not enough memory to decode it.") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile bytes
@@ -267,6 +269,7 @@ def known_format(data: bytes) -> str | None:
     return None
 
 
+@functools.cache
 def _plugin(kind: str) -> tuple[Callable[..., Any], Callable[[bytes], Any] | None]:
     """What opens a file of a format, and what accepts its first bytes; :class:`InputError` if neither."""
     try:
@@ -296,11 +299,10 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
     except InputError as error:
         raise InputError(f"{name}: {error}", error.hint) from None
     try:
-        with quiet_warnings():
-            accepted = accept(data[:16]) if accept else True
-            if isinstance(accepted, str):
-                raise InputError(f"{name}: {accepted}.")
-            opened: Image.Image = factory(io.BytesIO(data), "")
+        accepted = accept(data[:16]) if accept else True
+        if isinstance(accepted, str):
+            raise InputError(f"{name}: {accepted}.")
+        opened: Image.Image = factory(io.BytesIO(data), "")
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - as above

@@ -270,10 +270,12 @@ class Network:
 
         Only one where no search is needed or wanted. The identity poses of all images are read together.
         """
+        if not images:
+            return []
         images = [self.reduced(image) for image in images]
-        identity = Pose(0, 0, self.spec.size, self.spec.size)
-        canvases = [self._canvases(image, [identity]) for image in images]
-        readings = self._readings(np.concatenate(canvases), [identity] * len(images)) if images else []
+        size = self.spec.size
+        canvases = np.stack([self._resized(image, (size, size)) for image in images])
+        readings = self._readings(canvases, [Pose(0, 0, size, size)] * len(images))
         return [
             _by_confidence(self._search(image, reading)) if pose_search else [reading]
             for image, reading in zip(images, readings, strict=True)
@@ -329,14 +331,13 @@ class Network:
 
     def _canvases(self, image: Image.Image, poses: Sequence[Pose]) -> NDArray[np.uint8]:
         """The image at each of the poses: (n, S, S, 3) uint8."""
-        size, kernel = self.spec.size, _FILTERS[self.spec.resample]
+        size = self.spec.size
         canvases = np.full((len(poses), size, size, 3), self.spec.fill, np.uint8)
         windows: dict[tuple[int, int], NDArray[np.uint8]] = {}
         for canvas, pose in zip(canvases, poses, strict=True):
             shape = (pose.width, pose.height)
             if shape not in windows:
-                fitting = image if image.size == shape else image.resize(shape, kernel)
-                windows[shape] = np.asarray(fitting)
+                windows[shape] = self._resized(image, shape)
             window = windows[shape][:, ::-1] if pose.mirrored else windows[shape]
             canvas[pose.top : pose.top + pose.height, pose.left : pose.left + pose.width] = window
             if pose.angle:
@@ -344,6 +345,11 @@ class Network:
                 upright = Image.fromarray(canvas)
                 canvas[:] = np.asarray(upright.rotate(pose.angle, Image.Resampling.BICUBIC, fillcolor=grey))
         return canvases
+
+    def _resized(self, image: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """The image (height, width, 3) with ``shape``, (width, height)."""
+        kernel = _FILTERS[self.spec.resample]
+        return np.asarray(image if image.size == shape else image.resize(shape, kernel))
 
     def _coarse_poses(self, image: Image.Image) -> list[Pose]:
         size, stride = self.spec.size, self.spec.poses.stride

@@ -15,7 +15,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 
 class _Shared:
-    """A context that is entered once, however many threads are inside."""
+    """A context that is entered once, however many threads are inside.
+
+    Calling it gives itself, to be entered as often as one likes.
+    """
 
     def __init__(self, context: Callable[[], AbstractContextManager[None]]) -> None:
         self._context = context
@@ -23,19 +26,20 @@ class _Shared:
         self._inside = 0
         self._entered = ExitStack()
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
+    def __call__(self) -> _Shared:
+        return self
+
+    def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
                 self._entered.enter_context(self._context())
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
-                    self._entered.close()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._entered.close()
 
 
 @contextmanager

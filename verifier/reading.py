@@ -127,4 +127,5 @@ def in_parallel(work: Callable[[Task], Result], tasks: Iterable[Task], workers: 
 
 def file_at(path: Path | str) -> File:
     """The file at ``path``."""
-    return str(path), lambda: read_bounded(Path(path))
+    name = str(path)
+    return name, lambda: read_bounded(name)

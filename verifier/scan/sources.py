@@ -32,7 +32,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import IO, Any
 
 from verifier.errors import InputError
@@ -94,7 +93,7 @@ def read_item(item: Item) -> bytes:
     if item.error:
         raise InputError(item.error)
     if not item.member and not item.place.startswith(S3):
-        return read_bounded(Path(item.place))
+        return read_bounded(item.place)
     data = _bytes(item, MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise InputError(f"{item.name} is larger than {MAX_BYTES >> 20} MiB.")
