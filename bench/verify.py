@@ -4,17 +4,23 @@ python -m bench.verify [--quick] [--peer PYTHON]
 
 The yardstick of a whole process is the bare import of the six packages that the verifier depends on; that of
 bulk work is an onnxruntime session that is fed the same network with ready batches and does nothing else,
-both with all processors. Reading is measured from files to logits; checking adds the search among the keys
-and the proofs of what is named. ``--peer`` is an interpreter that has trustmark, whose mere import is
-compared (it depends on torchvision, which does not go with Hallmark's environment); without it that goal is
-left out.
+both with all processors, and both with one thread (then in processor time, which others on the machine
+disturb less). Reading is measured from files to logits; checking adds the search among the keys and the
+proofs of what is named. ``--peer`` is an interpreter that has trustmark, whose mere import is compared (it
+depends on torchvision, which does not go with Hallmark's environment); without it that goal is left out.
+
+Half precision, in which graphics cards read, is compared with single on the shipped networks, on images of
+noise, parts of the copies' images, and the hardest canvases: weights and what every node gives are rounded to
+16 bits, sums are not.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import sysconfig
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,15 +28,19 @@ from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
+import onnx
 import onnxruntime
 from PIL import Image
 
 from bench.common import Goal, Prepared, close, in_turn, prepared, process
 from bench.images import speed
 from registry.attribution.attacks import ATTACKS
+from registry.attribution.half import hard_images
+from registry.generators.builtin import ROOT
 from verifier import Verifier
 from verifier.check import IMAGES_AT_A_TIME
 from verifier.devices import processors
+from verifier.network import TOLERANCE, Network
 from verifier.reading import Reader, file_at, in_parallel
 
 IMPORTS = "import click, cryptography, numpy, onnxruntime, PIL.Image, rich"
@@ -52,11 +62,14 @@ def main(quick: bool, peer: str | None) -> None:
     goals = {
         "process_ratio": Goal("<=", 1.5),
         "reading_share_of_bare_session": Goal(">=", 0.9),
+        "one_thread_share_jpeg": Goal(">=", 0.9),
+        "one_thread_share_png": Goal(">=", 0.9),
         "12_megapixels_times_pillow": Goal(">=", 3.0),
+        "half_precision_most_quanta": Goal("<=", TOLERANCE),
     }
     with prepared(keys, images) as bench:
         figures = {"keys": float(keys + 1), **_single(bench, rounds, peer), **_bulk(bench, rounds)}
-    figures |= speed(quick)
+    figures |= speed(quick) | _half(32 if quick else 256)
     if peer is not None:
         goals["times_faster_than_importing_trustmark"] = Goal(">=", 15.0)
     else:
@@ -118,8 +131,10 @@ def _bulk(bench: Prepared, rounds: int) -> dict[str, float]:
         bare = [_bare_session(bench, len(files), batch) for batch in BATCHES]
         check = lambda: verifier.check(files, pose_search=False)  # noqa: E731
         times = in_turn([*bare, read, check], rounds)
+        alone = {kind: _one_thread(bench, Path(name) / kind, kind, rounds) for kind in ("jpeg", "png")}
     fastest = min(times[: len(BATCHES)])
     return {
+        **{f"one_thread_share_{kind}": share for kind, share in alone.items()},
         "bare_session_images_per_s": len(files) / fastest,
         "reading_images_per_s": len(files) / times[-2],
         "reading_share_of_bare_session": fastest / times[-2],
@@ -128,20 +143,44 @@ def _bulk(bench: Prepared, rounds: int) -> dict[str, float]:
     }
 
 
-def _distinct(images: list[Path], folder: Path, count: int) -> list[Path]:
-    """So many files, JPEGs as most photographs are, of the sampled images."""
-    paths = [folder / f"{number}.jpg" for number in range(count)]
+def _one_thread(bench: Prepared, folder: Path, kind: str, rounds: int) -> float:
+    """Processor time of the bare session on one thread over that of reading files of a kind on one."""
+    folder.mkdir()
+    files = [file_at(path) for path in _distinct(bench.images, folder, 12 * IMAGES_AT_A_TIME, kind)]
+    network = Verifier.from_bundle(bench.bundle, device="cpu", parallel=True).networks[0]
+    reader = Reader([network], pose_search=False)
+
+    def read() -> None:
+        for start in range(0, len(files), IMAGES_AT_A_TIME):
+            reader.read(files[start : start + IMAGES_AT_A_TIME])
+
+    actions = [*(_bare_session(bench, len(files), batch, 1) for batch in BATCHES), read]
+    times: list[list[float]] = [[] for _ in actions]
+    for _ in range(rounds):
+        for action, found in zip(actions, times, strict=True):
+            began = time.process_time()
+            action()
+            found.append(time.process_time() - began)
+    *bare, reading = map(statistics.median, times)
+    return min(bare) / reading
+
+
+def _distinct(images: list[Path], folder: Path, count: int, kind: str = "jpeg") -> list[Path]:
+    """So many files of the sampled images; JPEGs, as most photographs are."""
+    paths = [folder / f"{number}.{kind}" for number in range(count)]
     for number, path in enumerate(paths):
         with Image.open(images[number % len(images)]) as image:
             image.convert("RGB").save(path, quality=95)
     return paths
 
 
-def _bare_session(bench: Prepared, images: int, batch: int) -> Callable[[], None]:
+def _bare_session(bench: Prepared, images: int, batch: int, threads: int = 0) -> Callable[[], None]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     with zipfile.ZipFile(bench.bundle) as bundle:
         network = next(name for name in bundle.namelist() if name.endswith("network.onnx"))
         content = bundle.read(network)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     (pixels,) = session.get_inputs()
     side = pixels.shape[1]
     canvases = np.random.default_rng(1).integers(0, 256, (batch, side, side, 3), np.uint8)
@@ -151,6 +190,62 @@ def _bare_session(bench: Prepared, images: int, batch: int) -> Callable[[], None
             session.run(None, {pixels.name: canvases})
 
     return run
+
+
+def _half(images: int) -> dict[str, float]:
+    """Quanta by which readings of the shipped networks move in half precision: the most, and how many do."""
+    most, moved, logits = 0, 0.0, 0.0
+    for package in sorted(ROOT.glob("*/*/network")):
+        network = Network.load(package, device="cpu")
+        rounded = Network(_rounded(package / "network.onnx"), network.spec, "cpu")
+        size = network.spec.size
+        noise = np.random.default_rng(1).integers(0, 256, (images, 16, 16, 3), np.uint8)
+        pictures = [Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC) for image in noise]
+        with Image.open(package.parent / "copies.png") as sheet:
+            whole = sheet.convert("RGB")
+        steps = range(0, whole.width - size + 1, size // 4), range(0, whole.height - size + 1, size // 2)
+        windows = [(left, top, left + size, top + size) for left in steps[0] for top in steps[1]]
+        pictures += [whole.crop(window) for window in windows[:images]]
+        pixels = np.concatenate([np.stack([np.asarray(each) for each in pictures]), hard_images(size)])
+        apart = network.quantise(network.logits(pixels)) - network.quantise(rounded.logits(pixels))
+        print(
+            f"{package.parent.parent.name}: {len(pixels)} images, most {np.abs(apart).max()} quanta, "
+            f"{(apart != 0).mean():.1%} of the readings moved"
+        )
+        most, moved, logits = (
+            max(most, int(np.abs(apart).max())),
+            moved + (apart != 0).sum(),
+            logits + apart.size,
+        )
+    return {"half_precision_most_quanta": float(most), "half_precision_share_moved": float(moved / logits)}
+
+
+def _rounded(path: Path) -> bytes:
+    """The network computed as a graphics card does in half precision: numbers in 16 bits, sums in 32."""
+    model = onnx.load(path)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    floats = {
+        value.name
+        for value in (*inferred.value_info, *inferred.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        for place, name in enumerate(node.output):
+            if name in floats:
+                node.output[place] = f"{name}/exact"
+                for given, made, kind in (("exact", "half", "FLOAT16"), ("half", "", "FLOAT")):
+                    output = f"{name}/{made}" if made else name
+                    to = onnx.TensorProto.DataType.Value(kind)
+                    nodes.append(onnx.helper.make_node("Cast", [f"{name}/{given}"], [output], to=to))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())
 
 
 if __name__ == "__main__":

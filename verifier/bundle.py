@@ -13,7 +13,8 @@ Members (see :mod:`verifier.archive` for the container)::
     trust.json                the registry's id and public key
     checkpoint.txt            signed tree head of the ledger
     revocations.json          [{"key_id", "revoked_at", "reason"}]
-    models/<name>/network.onnx, network.json, and vectors.npz where the network has test vectors
+    models/<name>/network.onnx, network.json; vectors.npz where the network has test vectors, and
+                              network.fp16.onnx where it may be read in half precision
     models/<name>/keys/...    only with keys: phi.bin (n x bits/8), certificates.bin (n x RECORD), for
                               collusion-resistant models bias.bin (bits x 2 bytes, little endian: 2^-16)
                               and, where recipients may be unmasked, recipients.json
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 SCHEMA = "hallmark/bundle/1"
 TRUST_SCHEMA = "hallmark/trust/1"
 MANIFEST, TRUST, CHECKPOINT, REVOCATIONS = "manifest.json", "trust.json", "checkpoint.txt", "revocations.json"
-NETWORK_FILES, VECTORS = ("network.onnx", "network.json"), "vectors.npz"
+NETWORK_FILES, MORE_FILES = ("network.onnx", "network.json"), ("vectors.npz", "network.fp16.onnx")
 ENVELOPE, SEALED = "keys.json", ".sealed"
 
 RECORD = np.dtype(
@@ -219,8 +220,8 @@ def write_bundle(
     }
     for model, content in zip(described, models, strict=True):
         members.update({f"{model.folder}/{name}": content.network / name for name in NETWORK_FILES})
-        if (content.network / VECTORS).exists():
-            members[f"{model.folder}/{VECTORS}"] = content.network / VECTORS
+        more = [name for name in MORE_FILES if (content.network / name).exists()]
+        members.update({f"{model.folder}/{name}": content.network / name for name in more})
         if content.keys is not None:
             secrets = _key_members(model, content.keys)
             members.update(secrets if sealing is None else _seal(sealing, secrets))

@@ -47,7 +47,7 @@ from verifier.finding import (
     NetworkEntry,
 )
 from verifier.lineage import Lineage, Vectors
-from verifier.network import VECTORS, Network, NetworkSpec, Package, Pose, Reading
+from verifier.network import HALF, VECTORS, Network, NetworkSpec, Package, Pose, Reading
 from verifier.reading import Reader, ReadImage, file_at, in_parallel
 from verifier.resolve import AdaptiveKeys, Keys
 
@@ -185,7 +185,8 @@ def _pool(readings: Sequence[Reading]) -> NDArray[np.int64]:
 class Checker(ABC):
     """Networks that read images, and somebody who judges the readings.
 
-    ``bundle`` is where the ``networks`` come from, ``device`` where they run and ``chosen`` why.
+    ``bundle`` is where the ``networks`` come from, ``device`` where they run and ``chosen`` why, ``told`` the
+    device as findings name it.
     ``parallel``: several images are read at a time, with one thread each.
     """
 
@@ -193,7 +194,7 @@ class Checker(ABC):
         self, bundle: Bundle, networks: Sequence[Network], tested: EvidenceEntry, parallel: bool = False
     ) -> None:
         self.bundle, self.networks, self._tested = bundle, networks, tested
-        self.device, self.chosen = networks[0].device, networks[0].chosen
+        self.device, self.chosen, self.told = networks[0].device, networks[0].chosen, networks[0].told
         self.lineage = Lineage.from_bundle(bundle, self.device, int(parallel))
         self._workers = processors() if parallel else 1
 
@@ -404,7 +405,7 @@ class Verifier(Checker):
                 model=None,
                 lineage=None,
                 evidence=replace(tested, hypotheses=self._hypotheses(group)),
-                network=NetworkEntry(digests.pop() if len(digests) == 1 else None, self.device),
+                network=NetworkEntry(digests.pop() if len(digests) == 1 else None, self.told),
                 ledger=LedgerEntry(None, size, True),
                 elapsed_ms=0.0,
             )
@@ -422,7 +423,7 @@ class Verifier(Checker):
                 bits=first.entry.bits,
                 hypotheses=math.ceil(tested.hypotheses / matches[0].test.weight),
             ),
-            network=NetworkEntry(first.network.digest, self.device),
+            network=NetworkEntry(first.network.digest, first.network.told),
             ledger=LedgerEntry(int(records[matches[0].row]["ledger_index"]), size, True),
             elapsed_ms=0.0,
         )
@@ -532,9 +533,12 @@ def network_package(bundle: Bundle, entry: BundleModel) -> Package:
     spec = NetworkSpec.parse(bundle.read_json(f"{entry.folder}/network.json"))
     if (spec.bits, spec.basis) != (entry.bits, entry.basis):
         raise TrustError(f"the network of model {entry.name} was made for another fingerprint basis")
-    name, vectors = f"{entry.folder}/network.onnx", f"{entry.folder}/{VECTORS}"
-    known = bytes(bundle.read(vectors)) if bundle.holds(vectors) else None
-    return Package(bytes(bundle.read(name)), spec, bundle.digest(name), known)
+    name = f"{entry.folder}/network.onnx"
+    vectors, half = (
+        bytes(bundle.read(member)) if bundle.holds(member) else None
+        for member in (f"{entry.folder}/{VECTORS}", f"{entry.folder}/{HALF}")
+    )
+    return Package(bytes(bundle.read(name)), spec, bundle.digest(name), vectors, half)
 
 
 def open_network(bundle: Bundle, entry: BundleModel, device: str, threads: int = 0) -> Network:

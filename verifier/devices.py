@@ -15,9 +15,13 @@ import io
 import os
 import re
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from verifier.errors import InputError
 from verifier.quiet import quiet_libraries
@@ -59,15 +63,24 @@ class Device:
     def __str__(self) -> str:
         return f"{self.kind}:{self.index}" if self.index else self.kind
 
-    def providers(self) -> list[Any]:
-        """What onnxruntime is asked for: the device, and whatever computes what the device cannot."""
+    def providers(self, half: bool = False) -> list[Any]:
+        """What onnxruntime is asked for: the device, and whatever computes what the device cannot.
+
+        ``half``: the network is one in half precision, which TensorRT must be told.
+        """
         if self.kind == "cpu":
             return [PROVIDERS["cpu"]]
         # Without TF32, whose products keep 10 bits of the mantissa: logits are to be the CPU's.
         cuda = (PROVIDERS["cuda"], {"device_id": str(self.index), "use_tf32": "0"})
         if self.kind == "cuda":
             return [cuda, PROVIDERS["cpu"]]
-        return [(PROVIDERS["tensorrt"], {"device_id": str(self.index)}), cuda, PROVIDERS["cpu"]]
+        options = {"device_id": str(self.index), "trt_fp16_enable": str(int(half))}
+        return [(PROVIDERS["tensorrt"], options), cuda, PROVIDERS["cpu"]]
+
+    @property
+    def memory(self) -> tuple[str, int]:
+        """Where its tensors lie, as onnxruntime names that."""
+        return ("cpu", 0) if self.kind == "cpu" else ("cuda", self.index)
 
 
 def open_session(onnx: bytes, device: str, threads: int = 0) -> tuple[Any, str, str]:
@@ -88,6 +101,34 @@ def open_session(onnx: bytes, device: str, threads: int = 0) -> tuple[Any, str, 
     return session, "cpu", missing
 
 
+class Bound:
+    """A session fed through memory of its device that is kept from run to run: onnxruntime's I/O binding.
+
+    Every run is of the same shapes; threads may share it, each has memory of its own.
+    """
+
+    def __init__(
+        self, session: Any, device: Device, pixels: tuple[int, ...], logits: tuple[int, ...]
+    ) -> None:
+        self._session, self._device, self._shapes = session, device, (pixels, logits)
+        self._own = threading.local()
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The session's ``logits`` for ``pixels``."""
+        own = self._own
+        if not hasattr(own, "binding"):
+            new = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+            given, answered = self._shapes
+            own.pixels = new(given, np.uint8, *self._device.memory)
+            own.logits = new(answered, np.float32, *self._device.memory)
+            own.binding = self._session.io_binding()
+            own.binding.bind_ortvalue_input("pixels", own.pixels)
+            own.binding.bind_ortvalue_output("logits", own.logits)
+        own.pixels.update_inplace(pixels)
+        self._session.run_with_iobinding(own.binding)
+        return np.array(own.logits.numpy())  # on a CPU that is the memory itself
+
+
 def processors() -> int:
     """Those that this process may use."""
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -104,8 +145,11 @@ def _granted() -> int:
     return 0
 
 
-def start(onnx: bytes, device: Device, threads: int = 0) -> tuple[Any, str]:
-    """A session on exactly ``device``, or None and what is missing. :class:`InputError` for a bad network."""
+def start(onnx: bytes, device: Device, threads: int = 0, half: bool = False) -> tuple[Any, str]:
+    """A session on exactly ``device``, or None and what is missing. :class:`InputError` for a bad network.
+
+    ``half``: see :meth:`Device.providers`.
+    """
     if device.kind != "cpu" and (missing := _missing(device.kind)):
         return None, missing
     options = onnxruntime.SessionOptions()
@@ -116,7 +160,7 @@ def start(onnx: bytes, device: Device, threads: int = 0) -> tuple[Any, str]:
     try:
         with quiet_libraries():
             onnxruntime.set_default_logger_severity(_FATAL)
-            session = onnxruntime.InferenceSession(onnx, options, providers=device.providers())
+            session = onnxruntime.InferenceSession(onnx, options, providers=device.providers(half))
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
         if device.kind != "cpu":

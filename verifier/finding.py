@@ -114,7 +114,10 @@ class EvidenceEntry:
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """The network that read the images (SHA-256 of its ONNX file; None if several models' did)."""
+    """The network that read the images (SHA-256 of its ONNX file; None if several models' did).
+
+    ``device`` ends with ``fp16`` where it read them in half precision.
+    """
 
     digest: str | None
     device: str

@@ -21,6 +21,9 @@ implementations read the same:
 - Packages may hold test vectors, ``vectors.npz``: ``pixels`` (n, S, S, 3) uint8 and the ``logits`` (n, k)
   float32 that the CPU gives for them. A device that reads them with more than TOLERANCE quanta of
   difference is refused.
+- Packages with test vectors may hold the network in half precision as well, ``network.fp16.onnx``. Graphics
+  cards take it where it reads the vectors with no more than TOLERANCE quanta of difference, and else go on
+  in single precision. CPUs never do: they would compute in single precision all the same.
 
 **The pose rule** looks at the image alone, never at keys, so it costs no evidence. The identity pose
 is taken alone if its confidence reaches ``sufficient``. Otherwise the image is also tried mirrored, and as
@@ -49,12 +52,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from verifier.devices import open_session
+from verifier.devices import Bound, Device, open_session, start
 from verifier.errors import InputError, VerifierError
 from verifier.evidence import log_cosh
 
 SCHEMA = "hallmark/network/1"
 VECTORS = "vectors.npz"
+HALF = "network.fp16.onnx"
 TOLERANCE = 1
 """Quanta by which a device's logits may differ from the test vectors': rounding, and no more."""
 
@@ -83,6 +87,8 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+SINGLE, HALF_PRECISION = "fp32", "fp16"
 
 Readings = NDArray[np.int32]
 
@@ -179,16 +185,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Package:
-    """A network package's contents: the ONNX file, its description and digest, and the test vectors."""
+    """A network package's contents: the ONNX file, its description and digest, the test vectors, and the
+    network in half precision."""
 
     onnx: bytes
     spec: NetworkSpec
     digest: str
     vectors: bytes | None = None
+    half: bytes | None = None
 
     def open(self, device: str, threads: int = 0) -> Network:
         """The network on a device; for ``threads`` and errors see :class:`Network`."""
-        return Network(self.onnx, self.spec, device, self.digest, self.vectors, threads)
+        return Network(self.onnx, self.spec, device, self.digest, self.vectors, threads, self.half)
 
 
 class Network:
@@ -202,20 +210,32 @@ class Network:
         digest: str | None = None,
         vectors: bytes | memoryview | None = None,
         threads: int = 0,
+        half: bytes | memoryview | None = None,
     ) -> None:
         """:class:`InputError` if the device is not available or the graph is no attribution network.
 
         ``digest`` is the SHA-256 (hex) of ``onnx`` where the caller has compared it already, ``vectors`` the
         contents of ``vectors.npz``: :class:`VerifierError` where this device reads them otherwise. ``device``
         is then where it runs and ``chosen`` why, if that was left to ``auto``; ``threads`` of one run on a
-        CPU are all (0) or so many.
+        CPU are all (0) or so many. ``half`` is the network in half precision: ``precision`` says whether it
+        is used.
         """
         self.spec = spec
         self.digest = digest or hashlib.sha256(onnx).hexdigest()
-        self._session, self.device, self.chosen = open_session(bytes(onnx), device, threads)
-        self._check_graph()
-        if vectors is not None:
-            self._check_vectors(vectors)
+        session, self.device, self.chosen = open_session(bytes(onnx), device, threads)
+        self.precision = SINGLE
+        self._use(session)
+        if vectors is None:
+            return
+        apart = self._apart(vectors)
+        if apart > TOLERANCE:
+            raise VerifierError(
+                f"{self.device} reads this network's test images otherwise than it should: by up to {apart} "
+                f"quanta, and {TOLERANCE} is allowed.",
+                "Use another --device, and please report the graphics card and driver.",
+            )
+        if half is not None and self.device != "cpu":
+            self._halve(session, bytes(half), vectors)
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "auto") -> Network:
@@ -224,26 +244,57 @@ class Network:
         try:
             onnx = (folder / "network.onnx").read_bytes()
             document = json.loads((folder / "network.json").read_bytes())
-            vectors = (folder / VECTORS).read_bytes() if (folder / VECTORS).exists() else None
+            vectors, half = (
+                (folder / name).read_bytes() if (folder / name).exists() else None for name in (VECTORS, HALF)
+            )
         except OSError as error:
             raise InputError(f"cannot read {error.filename}: {error.strerror}.") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{folder / 'network.json'} is no JSON: {error}.") from None
         spec = NetworkSpec.parse(document, str(folder / "network.json"))
-        return cls(onnx, spec, device, vectors=vectors)
+        return cls(onnx, spec, device, vectors=vectors, half=half)
+
+    @property
+    def told(self) -> str:
+        """Where the network runs, as findings say it: ``cpu``, ``cuda:1``, ``cuda fp16``."""
+        return self.device if self.precision == SINGLE else f"{self.device} {self.precision}"
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raw logits (n, k) of canvases ``pixels`` (n, S, S, 3) uint8, in batches."""
         batch = BATCHES.get(self.device, BATCH)
         try:
-            parts = [
-                self._session.run(["logits"], {"pixels": pixels[start : start + batch]})[0]
-                for start in range(0, len(pixels), batch)
-            ]
+            parts = [self._run(pixels[first : first + batch]) for first in range(0, len(pixels), batch)]
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base
             reason = str(error).splitlines()[0]
             raise VerifierError(f"the attribution network failed on {self.device}: {reason}.") from None
         return np.concatenate(parts) if parts else np.zeros((0, self.spec.bits), np.float32)
+
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits of one batch. Full ones go through memory that is kept on the device."""
+        if self._bound is not None and len(pixels) == BATCH:
+            return self._bound.run(pixels)
+        return np.asarray(self._session.run(["logits"], {"pixels": pixels})[0])
+
+    def _use(self, session: Any) -> None:
+        """Read with ``session`` from now on; :class:`InputError` unless it is of the description's shapes."""
+        self._session, self._bound = session, None
+        self._check_graph()
+        if self.device != "cpu":
+            shapes = (BATCH, self.spec.size, self.spec.size, 3), (BATCH, self.spec.bits)
+            self._bound = Bound(session, Device.parse(self.device), *shapes)
+
+    def _halve(self, single: Any, half: bytes, vectors: bytes | memoryview) -> None:
+        """Take the network in half precision where it reads the test vectors as it should, or say why not."""
+        session, missing = start(half, Device.parse(self.device), half=True)
+        if session is not None:
+            self._use(session)
+            apart = self._apart(vectors)
+            if apart <= TOLERANCE:
+                self.precision = HALF_PRECISION
+                return
+            self._use(single)
+            missing = f"it is {apart} quanta off"
+        self.chosen += f"{'; ' if self.chosen else ''}not in half precision: {missing}"
 
     def quantise(self, logits: NDArray[np.floating[Any]]) -> Readings:
         """Logits as integers: clipped, in units of the quantum."""
@@ -320,8 +371,8 @@ class Network:
 
     def _read_poses(self, image: Image.Image, poses: Sequence[Pose]) -> list[Reading]:
         found: list[Reading] = []
-        for start in range(0, len(poses), BATCH):
-            batch = poses[start : start + BATCH]
+        for first in range(0, len(poses), BATCH):
+            batch = poses[first : first + BATCH]
             found += self._readings(self._canvases(image, batch), batch)
         return found
 
@@ -372,21 +423,14 @@ class Network:
             if 0 <= left <= size - width and 0 <= top <= size - height:
                 yield Pose(left, top, width, height)
 
-    def _check_vectors(self, content: bytes | memoryview) -> None:
-        """Whether this device reads the test vectors as the one that the network was made on."""
+    def _apart(self, content: bytes | memoryview) -> int:
+        """Quanta by which test vectors are read here otherwise than where the network was made, at most."""
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 pixels, expected = arrays["pixels"], self.quantise(arrays["logits"])
-            found = self.quantise(self.logits(pixels))
-            apart = int(np.abs(found - expected).max(initial=0))
+            return int(np.abs(self.quantise(self.logits(pixels)) - expected).max(initial=0))
         except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(f"{VECTORS} cannot be used: {error}.") from None
-        if apart > TOLERANCE:
-            raise VerifierError(
-                f"{self.device} reads this network's test images otherwise than it should: by up to {apart} "
-                f"quanta, and {TOLERANCE} is allowed.",
-                "Use another --device, and please report the graphics card and driver.",
-            )
 
     def _check_graph(self) -> None:
         spec = self.spec

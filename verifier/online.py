@@ -216,7 +216,7 @@ class OnlineVerifier(Checker):
                 bits=self._targets[chosen].entry.bits,
                 hypotheses=sum(answer.hypotheses for answer in answers),
             ),
-            network=NetworkEntry(digest, self.device),
+            network=NetworkEntry(digest, self.told),
             ledger=naming[0].ledger if naming else LedgerEntry(None, size, True),
             elapsed_ms=0.0,
         )

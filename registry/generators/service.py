@@ -254,8 +254,12 @@ def install_basis(session: Session, storage: Storage, model: Model, path: Path) 
 def install_network(session: Session, storage: Storage, model: Model, package: Path) -> NetworkVersion:
     """Store a network package as the model's next network version; the same package is kept as it is.
 
+    With it goes the network in half precision, which is computed here and no part of the package's digest.
+
     :class:`InputError` where the package is not whole or was made for another basis.
     """
+    from registry.attribution.half import write_half
+
     _check_package(package, model)
     files = [*NETWORK_FILES, *(name for name in OPTIONAL_FILES if (package / name).is_file())]
     manifest = {n: entry for n, entry in folder_manifest(package).items() if n in files}
@@ -274,6 +278,7 @@ def install_network(session: Session, storage: Storage, model: Model, package: P
         installed_at=unix_now(),
     )
     with _only(package, files) as folder:
+        write_half(folder)
         storage.put_folder(network_name(network), folder)
     session.add(network)
     session.flush()

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from registry.attribution.half import write_half
 from tests.factories import CREATED, EXPIRES, World, make_world, signing_key
 from verifier import archive, bundle, signing
 from verifier.bundle import RECORD, Bundle, KeyContent, ModelContent, Revocation, unix, utc, write_bundle
+from verifier.check import network_package
 from verifier.errors import InputError, TrustError
+from verifier.network import Network
 
 
 @pytest.fixture
@@ -49,6 +52,22 @@ def test_what_was_written_is_read(world: World) -> None:
         certificate = found.certificate(model, record)
         assert certificate.sign(world.key) == document
         assert found.recipient(model, record) == world.recipients[row % 2]
+
+
+def test_test_vectors_and_half_precision_travel_where_the_network_has_them(world: World) -> None:
+    plain = world.bundle("plain")
+    network = world.models[0].network
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    logits = Network.load(network, "cpu").logits(pixels)
+    np.savez_compressed(network / "vectors.npz", pixels=pixels, logits=logits)
+    assert write_half(network)
+    found = opened(world.bundle("more"))
+    package = network_package(found, found.models[0])
+    assert package.vectors == (network / "vectors.npz").read_bytes()
+    assert package.half == (network / "network.fp16.onnx").read_bytes()
+    assert package.open("cpu").told == "cpu"
+    less = network_package(opened(plain), found.models[0])
+    assert (less.vectors, less.half) == (None, None)
 
 
 def test_the_record_is_laid_out_as_documented() -> None:

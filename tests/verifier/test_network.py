@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import onnx
 import pytest
 from PIL import Image
 
+from registry.attribution.half import half_precision, write_half
 from tests.factories import BASIS, SUFFICIENT, background, paint, patterns, write_network
+from verifier.devices import Bound, Device
 from verifier.errors import InputError, VerifierError
 from verifier.evidence import chernoff_log10
 from verifier.images import load_image
-from verifier.network import ANGLES, Network, NetworkSpec, Pose
+from verifier.network import ANGLES, BATCH, HALF, Network, NetworkSpec, Pose
 
 SIGNS = (np.random.default_rng(4).integers(0, 2, 64) * 2 - 1).astype(np.int8)
 WHOLE = Pose(0, 0, 32, 32)
@@ -226,6 +230,58 @@ def test_test_vectors_are_read_when_a_network_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(VerifierError, match=r"cpu reads .* by up to 2 quanta") as caught:
         Network.load(with_vectors(tmp_path / "other", 2 / 16), device="cpu")
     assert caught.value.exit_code == 4
+
+
+def test_a_network_in_half_precision_is_made_where_it_reads_the_same(tmp_path: Path) -> None:
+    folder = with_vectors(tmp_path / "network")
+    assert write_half(folder)
+    half, single = (folder / HALF).read_bytes(), (folder / "network.onnx").read_bytes()
+    assert len(half) < 0.6 * len(single)
+    assert not write_half(write_network(tmp_path / "without-vectors"))
+    assert not write_half(with_vectors(tmp_path / "other", 2 / 16)), "its test vectors are another network's"
+    (folder / "network.onnx").write_bytes(b"not a graph")
+    assert not write_half(folder)
+    assert not (folder / HALF).exists(), "that of another network is not left"
+
+
+def test_half_precision_is_taken_where_it_reads_the_test_vectors_and_else_not(tmp_path: Path) -> None:
+    """On a CPU, which never takes it by itself: what a graphics card does is done here by hand."""
+    folder = with_vectors(tmp_path / "network")
+    vectors = (folder / "vectors.npz").read_bytes()
+    half = half_precision(folder / "network.onnx")
+    (folder / HALF).write_bytes(half)
+    network = Network.load(folder, device="cpu")
+    assert (network.precision, network.told) == ("fp32", "cpu")
+    single = network._session
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 32, 32, 3), np.uint8)
+    before = network.quantise(network.logits(pixels))
+
+    other = half_precision(write_network(tmp_path / "other", seed=1) / "network.onnx")
+    network._halve(single, other, vectors)
+    assert re.fullmatch(r"not in half precision: it is \d+ quanta off", network.chosen)
+    assert (network.precision, network.told) == ("fp32", "cpu")
+    assert (network.quantise(network.logits(pixels)) == before).all()
+
+    network._halve(single, half, vectors)
+    assert (network.precision, network.told) == ("fp16", "cpu fp16")
+    moved = np.abs(network.quantise(network.logits(pixels)) - before)
+    assert moved.max() == 1, "it is another computation, within the tolerance"
+    assert moved.mean() < 0.1
+
+
+def test_full_batches_may_go_through_memory_that_is_kept_on_the_device(network: Network) -> None:
+    """On a CPU, whose memory onnxruntime binds as it does a graphics card's."""
+    bound = Bound(network._session, Device("cpu"), (BATCH, 32, 32, 3), (BATCH, 64))
+    pixels = np.random.default_rng(1).integers(0, 256, (3, BATCH, 32, 32, 3), np.uint8)
+    expected = [network.logits(batch) for batch in pixels]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            for found, logits in zip(pool.map(bound.run, pixels), expected, strict=True):
+                assert np.allclose(found, logits, atol=1e-4)
+    first = bound.run(pixels[0])
+    kept = first.copy()
+    bound.run(pixels[1])
+    assert (first == kept).all(), "an answer is the caller's own"
 
 
 @pytest.mark.parametrize("kind", ["noise", "empty", "fields", "shape", "cut"])
