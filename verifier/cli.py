@@ -221,7 +221,7 @@ def check(
     if not as_json:
         why = f" ({verifier.chosen})" if verifier.chosen else ""
         asked = "" if url is None else f" {url} was asked with the readings alone."
-        click.echo(f"{note} Read on {verifier.device}{why}.{asked}")
+        click.echo(f"{note} Read on {verifier.told}{why}.{asked}")
     return code
 
 
@@ -253,6 +253,11 @@ def check(
     help="Images read at a time [default: processors of this machine].",
 )
 @click.option("--so-far", is_flag=True, help="Judge what an interrupted scan has read, and keep its journal.")
+@click.option(
+    "--retry-errors",
+    is_flag=True,
+    help="Read files that failed once more after all others, those of an interrupted scan, too.",
+)
 @checker_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def scan(
@@ -263,6 +268,7 @@ def scan(
     address: str | None,
     workers: int | None,
     so_far: bool,
+    retry_errors: bool,
     bundle: str | None,
     url: str | None,
     token_file: str | None,
@@ -296,6 +302,8 @@ def scan(
         raise InputError("`verifier scan` needs pyarrow.", "Run `pip install 'hallmark[scan]'`.")
     if address is not None and engine != "ray":
         raise click.UsageError("--address goes with --engine ray.")
+    if so_far and retry_errors:
+        raise click.UsageError("--so-far reads nothing, so it does not go with --retry-errors.")
     from verifier.display import summary_rows
     from verifier.scan import Stopped
     from verifier.scan import scan as scan_sources
@@ -317,6 +325,7 @@ def scan(
                 workers=workers,
                 address=address,
                 so_far=so_far,
+                retry_errors=retry_errors,
                 progress=progress,
             )
         except Stopped as stopped:
@@ -530,19 +539,24 @@ def countersign(receipt: str, key: str, copy: str | None) -> int:
 
 @cli.group()
 def key() -> None:
-    """Your key pair as an auditor: registries encrypt key tables to it."""
+    """Your key pairs as an auditor: one to which registries encrypt key tables, one that signs reports."""
 
 
 @key.command("new")
 @click.option("--out", required=True, metavar="FILE", type=click.Path(), help="File of the private key.")
+@click.option("--signing", is_flag=True, help="Make a key (Ed25519) that signs your reports instead.")
 @click.option(
     "--passphrase", is_flag=True, help="Ask for a passphrase, and encrypt the private key under it."
 )
-def new_key(out: str, passphrase: bool) -> int:
-    """Make a key pair (X25519): FILE is yours alone, FILE.pub is for the registry.
+def new_key(out: str, signing: bool, passphrase: bool) -> int:
+    """Make a key pair: FILE is yours alone, FILE.pub is for others.
 
-    The registry exports with `registry bundle export --with-keys --for FILE.pub`, you check with
-    `verifier check --bundle BUNDLE --key FILE`. A lost key cannot be replaced: ask for a new bundle.
+    Without --signing the pair (X25519) is one to which registries encrypt key tables: the registry exports
+    with `registry bundle export --with-keys --for FILE.pub`, you check with `verifier check --bundle BUNDLE
+    --key FILE`. A lost key cannot be replaced: ask for a new bundle.
+
+    With --signing (Ed25519) you sign with `verifier report --key FILE`, and readers compare your key's
+    SHA-256 with `verifier report --check --signer SHA256`.
 
     Exit codes: 0 made, 2 a file is there already or cannot be written.
     """
@@ -550,8 +564,15 @@ def new_key(out: str, passphrase: bool) -> int:
 
     from verifier import sealed
 
-    path = Path(out)
-    public = sealed.new_key(path, _new_passphrase() if passphrase else "")
+    path, secret = Path(out), _new_passphrase() if passphrase else ""
+    if signing:
+        from verifier.report.signatures import new_key as new_signing_key
+
+        signer = new_signing_key(path, secret)
+        click.echo(f"{path}: keep it to yourself, and sign with `verifier report --key {path}`.")
+        click.echo(f"SHA-256 {signer}; tell it to your readers by another way, for --signer.")
+        return 0
+    public = sealed.new_key(path, secret)
     click.echo(f"{path}: keep it to yourself. {sealed.public_path(path)}: give it to the registry.")
     click.echo(f"Key id {sealed.key_id(public)}; tell it to the registry by another way, to compare.")
     return 0

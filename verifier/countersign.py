@@ -112,7 +112,9 @@ def load_private_key(path: Path, ask: Callable[[], str] = lambda: "") -> Ed25519
     except (ValueError, TypeError):
         raise InputError(f"{path}: no private key, or another passphrase.") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(f"{path}: a key of another kind than Ed25519.", "Give the one you registered.")
+        raise InputError(
+            f"{path}: a key of another kind than Ed25519.", "`verifier key new --signing` makes one."
+        )
     return key
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from verifier.finding import OnlineFinding
+from verifier.words import count, counted
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from verifier.scan import Summary
 
 _LABEL_WIDTH = 14
-SHOWN_MOST = 20  # models and recipients of a scan that are listed on a terminal
+SHOWN_MOST = 20  # models, recipients and kinds of errors of a scan that are listed on a terminal
 _PROVISIONAL = "the registry saw this device's readings, not the image; a signed report needs the image"
 
 
@@ -164,23 +165,33 @@ def inspection_rows(inspection: Inspection) -> list[Row]:
 def summary_rows(summary: Summary) -> list[Row]:
     """What came of a scan."""
     state = "" if summary.complete else " (of what was read so far)"
+    images, groups = counted(summary.images, "image"), counted(summary.groups, "group")
     rows = [
-        Row("", f"{summary.images:,} images in {summary.groups:,} groups{state}: {summary.out}", "green"),
-        Row("attributed", f"{summary.attributed:,} images by themselves", "bold"),
-        Row(
-            "in groups", f"{summary.in_attributed_groups:,} more in groups of which some image is attributed"
-        ),
-        Row("undecided", f"{summary.undecided:,}"),
+        Row("", f"{images} in {groups}{state}: {summary.out}", "green"),
+        Row("attributed", f"{counted(summary.attributed, 'image')} by themselves", "bold"),
+        Row("in groups", f"{count(summary.in_attributed_groups)} more in groups that name a copy"),
+        Row("undecided", count(summary.undecided)),
     ]
     if summary.passed_over:
-        rows.append(Row("passed over", f"{summary.passed_over:,} files that are no images"))
-    rows += [Row("not read", f"{count:,}: {kind}", "red") for kind, count in summary.by_error.items()]
+        rows.append(Row("passed over", f"{counted(summary.passed_over, 'file')} that hold no image"))
+    rows += _shown("not read", [f"{count(n)}: {kind}" for kind, n in summary.by_error.items()], "red")
     for label, found in (("model", summary.by_model), ("recipient", summary.by_recipient)):
-        shown = list(found.items())[:SHOWN_MOST]
-        rows += [Row(label, f"{n}: {c['images']:,} images, {c['groups']:,} groups") for n, c in shown]
-        if len(found) > SHOWN_MOST:
-            rows.append(Row(label, f"and {len(found) - SHOWN_MOST:,} more, in the table"))
-    rows.append(Row("alpha", f"{summary.alpha:g} for the whole scan, shared by {summary.groups:,} groups"))
+        rows += _shown(
+            label,
+            [
+                f"{name}: {counted(each['images'], 'image')}, {counted(each['groups'], 'group')}"
+                for name, each in found.items()
+            ],
+        )
+    rows.append(Row("alpha", f"{summary.alpha:g} for the whole scan, shared by {groups}"))
+    return rows
+
+
+def _shown(label: str, lines: Sequence[str], style: str = "") -> list[Row]:
+    """The first SHOWN_MOST of a list."""
+    rows = [Row(label, line, style) for line in lines[:SHOWN_MOST]]
+    if len(lines) > SHOWN_MOST:
+        rows.append(Row(label, f"and {count(len(lines) - SHOWN_MOST)} more, in the table"))
     return rows
 
 

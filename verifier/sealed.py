@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -187,25 +188,34 @@ def _damaged(what: str) -> TrustError:
 
 
 def new_key(path: Path, passphrase: str = "") -> X25519PublicKey:
-    """Write a new private key (PEM, readable by its owner only) and beside it ``<path>.pub``.
+    """A new key pair, written by :func:`write_key`."""
+    key = X25519PrivateKey.generate()
+    write_key(key, path, passphrase)
+    return key.public_key()
+
+
+def write_key(key: X25519PrivateKey | Ed25519PrivateKey, path: Path, passphrase: str = "") -> None:
+    """Write a private key (PEM, readable by its owner only) and beside it its public half, ``<path>.pub``.
 
     :class:`InputError` where a file is there already or cannot be written: no key is ever replaced.
     """
-    key = X25519PrivateKey.generate()
     encryption: KeySerializationEncryption = NoEncryption()
     if passphrase:
         encryption = BestAvailableEncryption(passphrase.encode())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    written: list[Path] = []
     try:
         for target, content, mode in ((path, private, 0o600), (public_path(path), public, 0o644)):
             with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                written.append(target)
                 file.write(content)
     except OSError as error:
+        for target in written:  # a pair or nothing
+            target.unlink(missing_ok=True)
         raise InputError(
             f"cannot write {error.filename}: {error.strerror}.", "Choose another --out."
         ) from None
-    return key.public_key()
 
 
 def public_path(path: Path) -> Path:

@@ -60,6 +60,11 @@ def _two_digits(value: float) -> str:
     return f"{math.floor(value / step) * step:.10g}"
 
 
+def counted(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count(number)} {what}{'' if number == 1 else 's'}"
+
+
 def count(number: int) -> str:
     """A number with thousands apart."""
     return f"{number:,}"

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from html.parser import HTMLParser
@@ -14,8 +15,13 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_public_key,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -391,6 +397,25 @@ def test_whose_signature_and_whose_registry_it_is_has_to_be_said(world: World, r
     result = run("--check", "report.html", "--bundle", "public.bundle", "--signer", "0" * 64, "--json")
     assert result.exit_code == 3
     assert lines(result)["whose signature it is"][0] == "fails"
+
+
+def test_a_key_that_signs_reports_is_made_here(world: World, run: Run, check: Run, tmp_path: Path) -> None:
+    key = tmp_path / "signing.pem"
+    made = invoke("key", "new", "--signing", "--out", key)
+    assert made.exit_code == 0, made.output
+    (signer,) = re.findall(r"\b[0-9a-f]{64}\b", made.stdout)
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    public = load_pem_public_key((tmp_path / "signing.pem.pub").read_bytes())
+    assert isinstance(public, Ed25519PublicKey)
+    assert dsse.key_id(public) == signer
+    out = tmp_path / "signed.html"
+    assert run("none.json", "--bundle", "test.bundle", "--key", key, "--out", out).exit_code == 0
+    found = lines(run("--check", out, "--bundle", "test.bundle", "--signer", signer, "--json"))
+    assert found["whose signature it is"][0] == "holds"
+    assert invoke("key", "new", "--signing", "--out", key).exit_code == 2, "no key is replaced"
+    assert invoke("key", "new", "--out", tmp_path / "sealing").exit_code == 0
+    result = run("none.json", "--bundle", "test.bundle", "--key", tmp_path / "sealing", "--out", out)
+    one_sentence(result, 2, "another kind than Ed25519", "verifier key new --signing")
 
 
 def test_a_draft_is_marked_and_never_passes(world: World, run: Run, check: Run) -> None:

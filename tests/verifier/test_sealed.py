@@ -218,6 +218,9 @@ def test_a_key_is_the_owners_alone_and_never_replaced(tmp_path: Path) -> None:
     assert (again.exit_code, "File exists" in again.stderr) == (2, True)
     assert path.read_bytes() == before
     assert run("key", "new", "--out", tmp_path / "none" / "key").exit_code == 2
+    (tmp_path / "half.pub").write_text("mine")
+    assert run("key", "new", "--out", tmp_path / "half").exit_code == 2
+    assert not (tmp_path / "half").exists(), "a pair or nothing"
     assert sealed.load_private(path).public_key() == sealed.load_public(tmp_path / "auditor.pub")
 
 

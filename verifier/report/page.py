@@ -90,7 +90,8 @@ def _head(report: Report) -> Iterator[Fact]:
         yield Fact("case", f"{': '.join(filter(None, (report.case.id, report.case.title)))}{opened}")
     yield Fact("registry", report.origin.registry, code=True)
     images = {image.sha256 for e in report.exhibits for image in e.finding.images if image.sha256}
-    yield Fact("subject", f"{_plural(len(images), 'image')}, {_plural(len(report.exhibits), 'finding')}")
+    counted = words.counted(len(images), "image"), words.counted(len(report.exhibits), "finding")
+    yield Fact("subject", ", ".join(counted))
 
 
 def _verdict(exhibit: Exhibit, label: str) -> Verdict:
@@ -302,7 +303,3 @@ def _how_to_check(report: Report) -> Iterator[Block]:
             "key (registry key open), with --opening FILE, or by whoever has the key table."
         )
     )
-
-
-def _plural(number: int, what: str) -> str:
-    return f"{words.count(number)} {what}{'' if number == 1 else 's'}"

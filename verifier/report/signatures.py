@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from verifier import dsse, signing
 from verifier.dsse import Envelope
 from verifier.errors import InputError, TrustError
 from verifier.report.blocks import Block, Fact, Facts, Heading, Note
 from verifier.report.statement import Report
+from verifier.sealed import write_key
+
+
+def new_key(path: Path, passphrase: str = "") -> str:
+    """Write a new key pair for signing reports (:func:`verifier.sealed.write_key`), and return its key id."""
+    key = Ed25519PrivateKey.generate()
+    write_key(key, path, passphrase)
+    return dsse.key_id(key.public_key())
 
 
 def signature_block(envelope: Envelope, report: Report) -> list[Block]:

@@ -84,13 +84,14 @@ def scan(
     workers: int | None = None,
     address: str | None = None,
     so_far: bool = False,
+    retry_errors: bool = False,
     progress: Progress = silent,
 ) -> Summary:
     """Scan the sources (:mod:`verifier.scan.sources`) and write the table ``out``.
 
-    ``so_far`` judges what an interrupted scan has read, and keeps its journal; ``address`` is that of a Ray
-    cluster. :class:`InputError` for a request that makes no sense or sources without any image,
-    :class:`Stopped` after Ctrl-C.
+    ``so_far`` judges what an interrupted scan has read, and keeps its journal; ``retry_errors`` reads files
+    that failed once more after all others; ``address`` is that of a Ray cluster. :class:`InputError` for a
+    request that makes no sense or sources without any image, :class:`Stopped` after Ctrl-C.
     """
     if not 0 < alpha < 1:
         raise InputError(f"alpha must lie between 0 and 1, not {alpha}.")
@@ -110,7 +111,10 @@ def scan(
         try:
             if not so_far:
                 _list(journal, sources, stopped, progress)
-                _read(journal, checker, pose_search, engine, workers, address, stopped, progress)
+                reading = (checker, pose_search, engine, workers, address, stopped, progress)
+                _read(journal, *reading)
+                if retry_errors and journal.forget_failures():
+                    _read(journal, *reading)
             summary = _judge(journal, checker, alpha, rule, out, stopped, progress)
         except Stopped:
             raise

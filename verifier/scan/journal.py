@@ -190,6 +190,11 @@ class Journal:
                 "INSERT OR IGNORE INTO readings VALUES (?, ?, ?, ?, ?, ?)", map(astuple, records)
             )
 
+    def forget_failures(self) -> int:
+        """Count the items that failed among those that were not read yet; says how many they are."""
+        with self._transaction():
+            return self._database.execute("DELETE FROM readings WHERE state = 'failed'").rowcount
+
     def group(self, rule: str, judging: dict[str, Any]) -> int:
         """Put the images that were read into groups by a rule of RULES, and count these.
 

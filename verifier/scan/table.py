@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -43,6 +44,7 @@ UNDISCLOSED = "not disclosed"
 
 BOUNDS = ("matching_bits", "log10_p", "log10_p_family")
 
+_NUMBER = re.compile(r"\d+")
 _ROWS = 8192  # in memory at a time, and in a row group
 
 
@@ -218,8 +220,8 @@ def _labels(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _kind(error: str, path: str) -> str:
-    """An error without the file's name, so that equal ones are counted together."""
-    return error.replace(path, "it").split(". ")[0].rstrip(".")[:100]
+    """An error without file name and numbers: equal ones are counted together, and their kinds are few."""
+    return _NUMBER.sub("N", error.replace(path, "it").split(". ")[0].rstrip("."))[:100]
 
 
 def _schema() -> pa.Schema:
