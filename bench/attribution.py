@@ -1,7 +1,8 @@
 """How surely images are led back to their key among a million: one table of scheme, generator and attack.
 
 python -m bench.attribution [--quick] [--builtin NAME[=FOLDER] ...] [--images N] [--attack NAME ...]
-                            [--copy-weights fp16 --copy-weights int8] [--photographs FOLDER|ZIP] [--out FILE]
+                            [--copy-weights fp16 --copy-weights int8] [--photographs FOLDER|ZIP]
+                            [--work FOLDER] [--out FILE]
 
 Images of each generator's own sampler, every eight under a random key, go through each attack and are
 read by the verifier as it reads any image, pose search included. An image is identified if the bound on
@@ -9,21 +10,26 @@ its own key, over a million keys and screening, is at most alpha; so are sets of
 distortions of WAVES are at the middle of their ranges. Copies are rendered from float32 weights; with
 --copy-weights their files are rounded first, and clean images compared with the same ones unrounded.
 With --photographs (of what the generator was trained on) the Frechet distances of base and copies to them
-are compared too.
+are compared too. With --work latents and finished lines are kept: the same command goes on after an
+interruption, and further attacks on as many images draw no latents again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
+from safetensors.torch import load_file, save
 
 from bench.common import BUILTIN, Goal, close
 from bench.marked import Copies, Marked, Reference, evidence, open_reference, pixels, seeded
@@ -33,6 +39,7 @@ from registry.fingerprints.frechet import frechet_increase, image_features
 from registry.fingerprints.quality import copy_psnr
 from registry.generators.photographs import load_photographs
 from registry.progress import progress
+from registry.storage import atomic_file
 
 SETS = (4, 8)
 QUALITY_LATENTS = 500
@@ -127,29 +134,70 @@ def measure(reference: Reference, marked: Marked, name: str, weights: str = "fp3
     )
 
 
+@dataclass(frozen=True)
+class Work:
+    """Latents of ``reference`` and finished lines on ``images`` of them, kept in ``folder``."""
+
+    folder: Path
+    reference: Reference
+    images: int
+
+    def latents(self) -> torch.Tensor:
+        """Those of the sampler, drawn once."""
+        path = self._path("latents", [self.reference.label], "safetensors")
+        if not path.exists():
+            with atomic_file(path) as file:
+                file.write(save({"latents": self.reference.latents(self.images)}))
+        return load_file(path)["latents"]
+
+    def row(self, attack: str, weights: str, found: Callable[[], Row]) -> Row:
+        """``found()``, or what it was before with the same basis, network and images."""
+        used = [self.reference.basis.digest, self.reference.network.digest, weights, attack]
+        path = self._path(f"{weights}-{attack}", used, "json")
+        if path.exists():
+            return Row(**json.loads(path.read_text()))
+        row = found()
+        with atomic_file(path) as file:
+            file.write(json.dumps(asdict(row)).encode() + b"\n")
+        return row
+
+    def _path(self, name: str, used: Sequence[str], suffix: str) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        key = hashlib.sha256("\n".join(used).encode()).hexdigest()[:12]
+        return self.folder / f"{name}-{self.images}-{key}.{suffix}"
+
+
 def measure_generator(
     reference: Reference,
     attacks: Sequence[str],
     images: int,
     roundings: Sequence[str],
     photographs: Path | None,
+    kept: Path,
 ) -> tuple[list[Row], dict[str, float]]:
-    """Every row of one generator, and its figures beside the table."""
-    latents = reference.latents(images)
+    """Every row of one generator, and its figures beside the table; what is in ``kept`` is not done again."""
+    work = Work(kept, reference, images)
+    latents = work.latents()
     psnr = copy_psnr(reference.generator, reference.basis, latents[:QUALITY_LATENTS])
     figures = {"bits": float(reference.basis.bits), "psnr_db": float(psnr.mean())}
     marked = reference.mark(latents, max(SETS))
-    rows = [measure(reference, marked, attack) for attack in attacks]
-    with tempfile.TemporaryDirectory(prefix="hallmark-bench-") as folder:
-        for rounding in roundings:
-            copies = Copies(reference, Path(folder) / rounding)
-            rounded = copies.mark(latents, max(SETS), ROUNDINGS[rounding], f"{rounding} copies")
-            rows.append(measure(reference, rounded, "clean", rounding))
+    rows = [work.row(name, "fp32", partial(measure, reference, marked, name)) for name in attacks]
+    rows += [
+        work.row("clean", rounding, partial(_measure_rounded, reference, latents, rounding))
+        for rounding in roundings
+    ]
     figures |= _figures(rows)
     if photographs is not None:
         real = load_photographs(photographs, reference.generator.size).float() / 255
         figures |= _frechet(reference, latents, marked, real)
     return rows, figures
+
+
+def _measure_rounded(reference: Reference, latents: torch.Tensor, rounding: str) -> Row:
+    with tempfile.TemporaryDirectory(prefix="hallmark-bench-") as folder:
+        copies = Copies(reference, Path(folder) / rounding)
+        rounded = copies.mark(latents, max(SETS), ROUNDINGS[rounding], f"{rounding} copies")
+    return measure(reference, rounded, "clean", rounding)
 
 
 def _figures(rows: Sequence[Row]) -> dict[str, float]:
@@ -228,6 +276,7 @@ def show(rows: Sequence[Row]) -> None:
     help="Also clean images of copies rounded so.",
 )
 @click.option("--photographs", type=click.Path(exists=True, path_type=Path), help="For Frechet distances.")
+@click.option("--work", type=click.Path(path_type=Path), help="Keep latents and finished lines here.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the whole table to this JSON file too.")
 def main(
     quick: bool,
@@ -236,6 +285,7 @@ def main(
     attacks: Sequence[str],
     roundings: Sequence[str],
     photographs: Path | None,
+    work: Path | None,
     out: Path | None,
 ) -> None:
     """Measure identification among a million keys under each attack."""
@@ -247,18 +297,15 @@ def main(
     rows: list[Row] = []
     figures: dict[str, float] = {"images": float(images)}
     goals: dict[str, Goal] = {}
-    for reference in references:
-        found, own = measure_generator(
-            reference,
-            attacks or list(BENCHMARK),
-            images,
-            changes,
-            photographs,
-        )
-        rows += found
-        prefix = "" if len(references) == 1 else f"{reference.label} "
-        figures |= {prefix + name: value for name, value in own.items()}
-        goals |= {prefix + name: goal for name, goal in goals_for(own).items()}
+    chosen = attacks or list(BENCHMARK)
+    with ExitStack() as stack:
+        kept = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hallmark-bench-")))
+        for reference in references:
+            found, own = measure_generator(reference, chosen, images, changes, photographs, kept)
+            rows += found
+            prefix = "" if len(references) == 1 else f"{reference.label} "
+            figures |= {prefix + name: value for name, value in own.items()}
+            goals |= {prefix + name: goal for name, goal in goals_for(own).items()}
     show(rows)
     if out is not None:
         document = {"figures": figures, "rows": [asdict(row) for row in rows]}

@@ -31,6 +31,7 @@ SCALES = 4
 
 TRUNKS = {"vgg16-397923af.pth": "vgg", "alexnet-owt-7be5be79.pth": "alex"}
 """File names of torchvision's trunks in torch's cache, the paper's first."""
+_GIVE = f"Give --lpips a file such as {next(iter(TRUNKS))}."
 _FIRST_FILTERS: Mapping[tuple[int, ...], str] = {(64, 3, 3, 3): "vgg", (64, 3, 11, 11): "alex"}
 LPIPS_SMALLEST = 64
 """Smaller images are enlarged for LPIPS: the trunks halve five times."""
@@ -75,7 +76,7 @@ class Lpips:
         if kind is None:
             raise InputError(
                 f"{trunk}: not the weights of torchvision's VGG-16 or AlexNet.",
-                f"Give --lpips a file such as {next(iter(TRUNKS))}.",
+                _GIVE,
             )
         self.name = f"lpips-{kind}"
         self._model = _build(kind)
@@ -113,11 +114,13 @@ def choose_perceptual(lpips: Path | None = None) -> Perceptual:
 
 
 def _load(trunk: Path) -> Mapping[str, torch.Tensor]:
+    if not trunk.is_file():
+        raise InputError(f"{trunk}: no such file.", _GIVE)
     try:
         state = torch.load(trunk, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle at all end anywhere in torch's reader
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{trunk}: not readable as PyTorch weights ({reason}).") from error
+        # What torch says then ("101", or advice to load the file without its guard) helps nobody.
+        raise InputError(f"{trunk}: not readable as PyTorch weights of plain tensors.", _GIVE) from error
     if not isinstance(state, Mapping):
         raise InputError(f"{trunk}: expected tensors by name.")
     return state

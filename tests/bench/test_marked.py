@@ -1,5 +1,6 @@
 """The benchmarks' common ground on the shipped generator: the real thing, few images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,24 @@ def test_a_row_of_the_table_holds_the_figures_of_its_images(reference: Reference
     assert row.evidence_5 <= row.evidence_50
     figures = attribution._figures([row])
     assert attribution.goals_for(figures).keys() == {"clean_identified", "clean_sets_of_8"}
+
+
+def test_an_interrupted_table_goes_on_with_what_it_has(
+    reference: Reference, marked: Marked, latents: torch.Tensor, tmp_path: Path
+) -> None:
+    work = attribution.Work(tmp_path / "work", reference, N)
+    row = work.row("clean", "fp32", lambda: attribution.measure(reference, marked, "clean"))
+    assert torch.equal(work.latents(), latents)
+
+    def undone() -> attribution.Row:
+        raise AssertionError("measured again")
+
+    again = attribution.Work(tmp_path / "work", replace(reference, generator=None), N)  # type: ignore[arg-type]
+    assert again.row("clean", "fp32", undone) == row
+    assert torch.equal(again.latents(), latents)
+    for attack, weights, images in (("jpeg", "fp32", N), ("clean", "int8", N), ("clean", "fp32", N - 1)):
+        with pytest.raises(AssertionError, match="measured again"):
+            replace(again, images=images).row(attack, weights, undone)
 
 
 def test_waves_attacks_are_at_the_middle_of_their_range(marked: Marked) -> None:
