@@ -47,8 +47,8 @@ BUSY_SECONDS = 120
 """How long a writer waits for another on SQLite; a bulk issue holds the lock for seconds at most."""
 
 CONNECTIONS, FEW = 16, 4
-"""Kept open by one process: as many as `registry serve` has threads, and for what is over at once. In a rush
-there are CONNECTIONS more."""
+"""Kept open by one process, for each kind of transaction: as many as `registry serve` has threads, and for
+those that are not durable. In a rush there are CONNECTIONS more."""
 
 STREAM_ROWS = 5_000
 
@@ -101,7 +101,7 @@ class Database:
             self._reader = self.engine.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-            self._single = _engine(url, connections=FEW, isolation_level="AUTOCOMMIT")
+            self._single = _engine(url, isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def write(self, *, durable: bool = True) -> Iterator[Session]:
@@ -228,6 +228,28 @@ def _engine(url: str, foreign_keys: bool = True, connections: int = CONNECTIONS,
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
+
+
+@contextmanager
+def pipelined(session: Session) -> Iterator[None]:
+    """On PostgreSQL, send the statements of the block without waiting for each to be answered.
+
+    For inserts and updates whose results nobody asks for. The end of the block waits for all of them, and an
+    error of any of them is raised there.
+    """
+    connection = session.connection()
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    from psycopg import Error
+
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.pipeline():
+            yield
+    except Error as error:
+        statement = "of several sent together"
+        raise DBAPIError.instance(statement, None, error, Error, dialect=connection.dialect) from error
 
 
 def table(entity: type[Base]) -> Table:

@@ -1,7 +1,9 @@
 """Idempotency keys: a request that is sent again is answered again, not done again.
 
     def issue(keep: Keep) -> str:
-        ... commit(..., also=lambda session: keep(session, text)) ...
+        with home.database.write() as session:
+            ...
+            keep(session, text)
         return text
 
     return repeats.once(home, organisation, 201, issue)
@@ -16,12 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Annotated, Any
 
 from flask import Response, make_response, request
 from pydantic import Field, StringConstraints
-from sqlalchemy import CursorResult, ForeignKey, Integer, text
+from sqlalchemy import CursorResult, ForeignKey, Integer, TextClause, text
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from registry.api.problems import Problem
@@ -62,15 +65,54 @@ class RepeatHeader(Described):
     ] = None
 
 
-Keep = Callable[[Session, str], None]
-"""Stores the JSON answer within the transaction that makes it true; :class:`StateError`, which leaves the
-transaction usable, where the request was answered before."""
+Row = dict[str, Any]
 
-_KEEP = text(
-    "INSERT INTO idempotency_key (organisation_id, key, request_sha256, status, body, created_at) "
-    "VALUES (:organisation, :key, :request, :status, :body, :now) "
-    "ON CONFLICT (organisation_id, key) DO NOTHING RETURNING status"
-)
+_COLUMNS = "organisation_id, key, request_sha256, status, body, created_at"
+
+
+class Keep:
+    """Stores the JSON answer to one request within the transaction that makes it true."""
+
+    def __init__(self, request_row: Row | None) -> None:
+        self._row = request_row
+
+    def __call__(self, session: Session, body: str) -> None:
+        """:class:`StateError`, which leaves the transaction usable, if the request was answered before."""
+        (refusal,) = keep_all(session, [self.row(body)])
+        if refusal is not None:
+            raise refusal
+
+    def row(self, body: str) -> Row | None:
+        """The answer as :func:`keep_all` takes it: ``None`` for a request without an idempotency key."""
+        return None if self._row is None else {**self._row, "body": body, "created_at": unix_now()}
+
+
+def keep_all(session: Session, rows: Sequence[Row | None]) -> list[StateError | None]:
+    """Store several answers in one statement: for each the refusal if its request was answered before."""
+    given = [row for row in rows if row is not None]
+    stored: set[tuple[int, str]] = set()
+    if given:
+        values = {f"{name}_{i}": value for i, row in enumerate(given) for name, value in row.items()}
+        stored = {(row.organisation_id, row.key) for row in session.execute(_keep(len(given)), values)}
+    refusals: list[StateError | None] = []
+    for row in rows:
+        new = row is None or (row["organisation_id"], row["key"]) in stored
+        refusals.append(None if new else StateError(f"this {HEADER} was used before."))
+        if row is not None:  # of two equal requests at once the first one counts
+            stored.discard((row["organisation_id"], row["key"]))
+    return refusals
+
+
+@lru_cache
+def _keep(count: int) -> TextClause:
+    names = _COLUMNS.split(", ")
+    values = ", ".join(f"({', '.join(f':{name}_{i}' for name in names)})" for i in range(count))
+    return text(
+        f"INSERT INTO idempotency_key ({_COLUMNS}) VALUES {values} "  # noqa: S608  (no input in it)
+        "ON CONFLICT (organisation_id, key) DO NOTHING RETURNING organisation_id, key"
+    )
+
+
 _OLD = text(
     "DELETE FROM idempotency_key WHERE (organisation_id, key) IN "
     "(SELECT organisation_id, key FROM idempotency_key WHERE created_at < :before LIMIT :most)"
@@ -84,19 +126,15 @@ def once(home: Home, organisation: int, status: int, work: Callable[[Keep], str]
     """
     key = request.headers.get(HEADER)
     if key is None:
-        return _json(work(lambda _session, _body: None), status)
+        return _json(work(Keep(None)), status)
     if not _KEY.fullmatch(key):
         raise Problem(422, f"{HEADER} must have 1 to 128 printable characters.", "Choose another.")
     said = b"\0".join((request.method.encode(), request.full_path.encode(), request.get_data(cache=True)))
     digest = hashlib.sha256(said).digest()
 
-    def keep(session: Session, body: str) -> None:
-        row = {"organisation": organisation, "key": key, "request": digest, "status": status, "body": body}
-        if session.execute(_KEEP, {**row, "now": unix_now()}).first() is None:
-            raise StateError(f"this {HEADER} was used before.")
-
+    row = {"organisation_id": organisation, "key": key, "request_sha256": digest, "status": status}
     try:
-        return _json(work(keep), status)
+        return _json(work(Keep(row)), status)
     except RegistryError:
         with home.database.read() as session:
             known = session.get(IdempotencyKey, (organisation, key))

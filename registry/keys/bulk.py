@@ -150,10 +150,9 @@ def issue_orders(home: Home, orders: Sequence[Order], organisation: int) -> list
     together = Batch(
         [row for batch in batches for row in batch.rows],
         [document for batch in batches for document in batch.documents],
-        store,
     )
     try:
-        commit(home, [together])
+        commit(home, [together], store)
     except DuplicateError:
         raise StateError(
             "one of the recipients was added by somebody else meanwhile, so nothing was issued.",

@@ -153,7 +153,7 @@ def issue(header: repeats.RepeatHeader, body: NewKeys) -> Response:  # noqa: ARG
             issuer = service.Issuer.open(home(), body.model, body.recipient, owner)
             drawn = issuer.draw(body.count, body.expires_days)
             answer = json.dumps({"certificates": drawn.documents})
-            return replace(drawn, also=lambda session: keep(session, answer))
+            return replace(drawn, also=repeats.keep_all, claim=keep.row(answer))
 
         together().issue(draw)
         KEYS_ISSUED.inc(body.count)

@@ -62,66 +62,72 @@ class IssuedKey:
     document: signing.Document
 
 
-Also = Callable[[Session], None]
+Also = Callable[[Session, Sequence[Any]], Sequence[RegistryError | None]]
 
 
 @dataclass(frozen=True)
 class Batch:
     """Keys that are drawn and signed, and exist once :func:`commit` has logged them.
 
-    ``also`` runs in the same transaction, for what must be true exactly when the keys exist: at its
-    beginning, while others still have the ledger. It may refuse them with a :class:`RegistryError`.
+    ``also`` runs in the transaction of :func:`commit_each`, for what must be true exactly when the keys
+    exist: at its beginning, while others still have the ledger. It gets the ``claim`` of every batch that
+    shares it, and says of each what refuses the batch, if anything does.
     """
 
     rows: list[dict[str, Any]]
     documents: list[signing.Document]
-    also: Also = lambda _session: None
+    also: Also | None = None
+    claim: Any = None
 
 
+_ADD_KEYS = insert(table(UserKey)).inline()
 _COUNT_ON = text(
     "INSERT INTO key_count (model_id, issued) VALUES (:model, :more) "
     "ON CONFLICT (model_id) DO UPDATE SET issued = key_count.issued + excluded.issued"
 )
 
 
-def commit(home: Home, batches: Sequence[Batch]) -> None:
-    """Log and store the keys of all batches in one transaction, or none of them."""
+def commit(home: Home, batches: Sequence[Batch], first: Callable[[Session], None] | None = None) -> None:
+    """Log and store the keys of all batches in one transaction, or none of them.
+
+    ``first`` runs at its beginning, while others still have the ledger.
+    """
     with home.database.write() as session:
-        for batch in batches:
-            batch.also(session)
+        if first is not None:
+            first(session)
         _log(session, home, batches)
 
 
 def commit_each(home: Home, batches: Sequence[Batch]) -> list[RegistryError | None]:
-    """The same, whose fixed cost the batches share, without those that their ``also`` refuses.
+    """:func:`commit` of those that no ``also`` refuses.
 
     For each batch its refusal, or ``None``.
     """
     with home.database.write() as session:
-        refusals = [_refusal(session, batch) for batch in batches]
+        refusals = _refusals(session, batches)
         issued = [batch for batch, refusal in zip(batches, refusals, strict=True) if refusal is None]
         if issued:
             _log(session, home, issued)
     return refusals
 
 
-def _refusal(session: Session, batch: Batch) -> RegistryError | None:
-    try:
-        batch.also(session)
-    except RegistryError as error:
-        return error
-    return None
+def _refusals(session: Session, batches: Sequence[Batch]) -> list[RegistryError | None]:
+    refusals: list[RegistryError | None] = [None] * len(batches)
+    for also in {batch.also for batch in batches if batch.also is not None}:
+        sharing = [i for i, batch in enumerate(batches) if batch.also is also]
+        said = also(session, [batches[i].claim for i in sharing])
+        for i, refusal in zip(sharing, said, strict=True):
+            refusals[i] = refusal
+    return refusals
 
 
 def _log(session: Session, home: Home, batches: Sequence[Batch]) -> None:
     rows = [row for batch in batches for row in batch.rows]
     digests = [leaf(document) for batch in batches for document in batch.documents]
-    first = ledger.append(session, home.identity, ledger.CERTIFICATE, digests)
-    session.execute(
-        insert(table(UserKey)), [{**row, "ledger_index": first + i} for i, row in enumerate(rows)]
-    )
     issued = Counter(row["model_id"] for row in rows)
-    session.execute(_COUNT_ON, [{"model": model, "more": more} for model, more in issued.items()])
+    with ledger.appending(session, home.identity, ledger.CERTIFICATE, digests) as first:
+        session.execute(_ADD_KEYS, [{**row, "ledger_index": first + i} for i, row in enumerate(rows)])
+        session.execute(_COUNT_ON, [{"model": model, "more": more} for model, more in issued.items()])
 
 
 class Issuer:

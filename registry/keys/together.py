@@ -6,8 +6,8 @@
 
 The ledger takes one transaction after the other, and each costs a flush to disk and most of what a key costs.
 Requests that arrive meanwhile wait in a line; whoever finds nobody committing takes the whole line into one
-transaction, with those whose batch is being drawn at that moment. On an idle server there are none, and a
-batch is committed at once.
+transaction, and waits a moment for as many as there were the last time: under load the clients that were just
+answered come again. On an idle server there was one, and a batch is committed at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST_LINE = 64
 """Batches in one transaction: enough to share its cost, few enough for an even pace."""
 
 PATIENCE = 0.02
-"""Seconds to wait for batches that are being drawn, which takes a few milliseconds."""
+"""Seconds to wait for others at most; drawing a batch takes a few milliseconds."""
 
 
 @dataclass(eq=False)
@@ -45,6 +45,7 @@ class Together:
         self._lock = threading.Condition()
         self._line: list[_Place] = []
         self._drawing = 0
+        self._expected = 1
         self._busy = False
 
     def commit(self, batch: Batch) -> None:
@@ -81,16 +82,21 @@ class Together:
     def _serve(self) -> None:
         """Commit the line as it stands, then hand over to whoever came meanwhile."""
         with self._lock:
-            self._lock.wait_for(lambda: not self._drawing or len(self._line) >= LONGEST_LINE, PATIENCE)
+            self._lock.wait_for(self._all_here, PATIENCE)
             taken, self._line = self._line[:LONGEST_LINE], self._line[LONGEST_LINE:]
         try:
             self._commit(taken)
         finally:
             with self._lock:
+                self._expected = len(taken) + len(self._line)
                 successor = self._line[0] if self._line else None
                 self._busy = successor is not None
             for place in [*taken, *([] if successor is None else [successor])]:
                 place.turn.set()
+
+    def _all_here(self) -> bool:
+        line = len(self._line)
+        return line >= LONGEST_LINE or (line >= self._expected and not self._drawing)
 
     def _commit(self, taken: list[_Place]) -> None:
         for place in taken:

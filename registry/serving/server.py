@@ -42,7 +42,7 @@ STUCK_SECONDS = 120
 KEEP_ALIVE_SECONDS = 75
 """Longer than a proxy keeps its connections, so that it is the proxy that closes them."""
 RESTART_SECONDS = 5.0
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0015
 """A thread that comes back from the database gets the interpreter so soon. With Python's own 5 ms, whoever
 holds the ledger's lock would wait for every busy thread at each of its statements."""
 

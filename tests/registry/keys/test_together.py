@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -28,9 +29,10 @@ def test_batches_that_wait_share_a_transaction(ready: Home) -> None:
     issuer, line = service.Issuer.open(ready, MODEL, RECIPIENT), Together(ready)
     first_is_inside, rest_may_come = threading.Event(), threading.Event()
 
-    def hold(_session: Session) -> None:
+    def hold(_session: Session, _claims: Sequence[None]) -> list[None]:
         first_is_inside.set()
         assert rest_may_come.wait(20)
+        return [None]
 
     first = replace(issuer.draw(1), also=hold)
     others = [issuer.draw(2) for _ in range(9)]
@@ -55,7 +57,7 @@ def test_batches_that_wait_share_a_transaction(ready: Home) -> None:
 def test_one_that_fails_fails_alone(ready: Home) -> None:
     issuer, line = service.Issuer.open(ready, MODEL, RECIPIENT), Together(ready)
 
-    def refuse(_session: Session) -> None:
+    def refuse(_session: Session, _claims: Sequence[None]) -> list[None]:
         raise ZeroDivisionError
 
     batches = [issuer.draw(1) for _ in range(12)]
@@ -74,13 +76,14 @@ def test_one_that_is_refused_costs_the_others_nothing(ready: Home) -> None:
     issuer, line = service.Issuer.open(ready, MODEL, RECIPIENT), Together(ready)
     drawn = threading.Barrier(8)
 
-    def refuse(_session: Session) -> None:
-        raise StateError("it was issued before.")
+    def refuse(_session: Session, claims: Sequence[int]) -> list[StateError | None]:
+        assert sorted(claims) == [3, 5]
+        return [StateError("it was issued before.") if claim == 3 else None for claim in claims]
 
     def draw(number: int) -> service.Batch:
         batch = issuer.draw(1)
         drawn.wait(20)  # all are known to be coming before the first joins the line
-        return replace(batch, also=refuse) if number == 3 else batch
+        return replace(batch, also=refuse, claim=number) if number in (3, 5) else batch
 
     with ThreadPoolExecutor(8) as pool:
         running = [pool.submit(line.issue, partial(draw, number)) for number in range(8)]
