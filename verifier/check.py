@@ -76,6 +76,9 @@ GROUPS_AT_A_TIME = 16
 IMAGES_AT_A_TIME = 16
 """Images read together by one worker; bounds the memory that decoded images take."""
 
+SEARCHED_AT_A_TIME = 4
+"""The same where poses are searched, which takes up to seconds an image: Ctrl-C waits for them."""
+
 _TESTS_AT_A_TIME = 512  # searched together, see Keys.top_batch
 
 
@@ -269,11 +272,12 @@ class Checker(ABC):
         files = [file_at(path) for paths in groups for path in paths]
         reader = Reader(self.networks, pose_search, self.lineage)
         batches: dict[int, list[ReadImage]] = {}
+        size = SEARCHED_AT_A_TIME if pose_search else IMAGES_AT_A_TIME
 
         def work(start: int) -> tuple[int, list[ReadImage]]:
-            return start, reader.read(files[start : start + IMAGES_AT_A_TIME])
+            return start, reader.read(files[start : start + size])
 
-        for start, batch in in_parallel(work, range(0, len(files), IMAGES_AT_A_TIME), self._workers):
+        for start, batch in in_parallel(work, range(0, len(files), size), self._workers):
             batches[start] = batch
             for _ in batch:
                 progress()
