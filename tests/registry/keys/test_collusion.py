@@ -41,7 +41,7 @@ def guarded(ready: Home, tiny: TinyModel) -> Model:
 
 def named(home: Home, model: Model, logits: np.ndarray, alpha: float) -> list[int]:
     with home.database.read() as session:
-        table = KeyTables().of(home, session, model)
+        table = KeyTables().of(home, model, keys.count(session, model))
     reading = Reading(logits.astype(np.int32), Pose(0, 0, 1, 1), 1.0)
     plus = keys.probabilities(home.master, model)
     return deciding.attributed(table, deciding.weighted_tests([[reading]]), alpha, 1.0, None, plus)

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -50,11 +53,16 @@ def test_key_and_ledger_entry_are_one_transaction(ready: Home, monkeypatch: pyte
     issuer = service.Issuer.open(ready, MODEL, RECIPIENT)
     issuer.issue(2)
 
-    def fails(*_: object) -> None:
-        raise KeyboardInterrupt
+    appending = ledger.appending
+
+    @contextmanager
+    def interrupted(*arguments: Any) -> Iterator[int]:
+        with appending(*arguments):
+            raise KeyboardInterrupt
+        yield 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(service, "insert", fails)
+        patch.setattr(ledger, "appending", interrupted)
         with pytest.raises(KeyboardInterrupt):
             issuer.issue(300)
     issuer.issue(1)
