@@ -134,7 +134,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Test:
-    """Logits (k,) and their share of alpha; of one ``image`` at one pose, or pooled over all of them."""
+    """Logits (k,) and their share of alpha; of one ``image`` at one pose, or pooled over several."""
 
     logits: NDArray[np.int64]
     weight: float
@@ -151,11 +151,12 @@ def weighted_tests(images: Sequence[Sequence[Reading]]) -> list[Test]:
     further = [(reading, image) for image, ranked in enumerate(images) for reading in ranked[own:]]
     further = sorted(further, key=lambda found: -found[0].confidence)[: TESTS_MOST - 1]
     pooled = _pool([ranked[0] for ranked in images])
+    whose = 0 if own else None
     if not further:
-        return [Test(pooled, 1.0)]
+        return [Test(pooled, 1.0, whose)]
     weight = (1 - FIRST_SHARE) / len(further)
     alone = [Test(reading.logits.astype(np.int64), weight, image, reading) for reading, image in further]
-    return [Test(pooled, FIRST_SHARE), *alone]
+    return [Test(pooled, FIRST_SHARE, whose), *alone]
 
 
 @dataclass(frozen=True)
@@ -436,24 +437,13 @@ class Verifier(Checker):
         """The finding with the copies that each image names by a test of its own."""
         readable = [entry for entry in finding.images if entry.error is None]
         for match in sorted(matches, key=lambda match: match.log10_p_family):
-            number = match.test.image if len(readable) > 1 else 0
+            number = match.test.image
             name = self._certificate(match).copy_id
             if number is not None and name not in readable[number].alone:
                 readable[number].alone.append(name)
                 if name not in self._named:
                     self._copy_entry(match)
-        return finding if finding.contradiction is None else self._without_verdict(finding)
-
-    def _without_verdict(self, finding: Finding) -> Finding:
-        """What is left where images of a set contradict each other: which copies each names by itself."""
-        return replace(
-            finding,
-            images=[replace(image, log10_p=None, log10_p_without=None) for image in finding.images],
-            verdict="not-attributed",
-            copies=[],
-            model=None,
-            ledger=replace(finding.ledger, index=None),
-        )
+        return finding.consistent()
 
     def _certificate(self, match: _Match) -> Certificate:
         """A key's certificate, verified when it is named first; :class:`TrustError` if it does not hold."""

@@ -11,7 +11,8 @@ fingerprint.
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from verifier.errors import InputError
@@ -161,11 +162,23 @@ class Finding:
 
     @property
     def contradiction(self) -> tuple[ImageEntry, ImageEntry] | None:
-        """Two images each of which names copies by itself, and none in common: no verdict holds for a set of
-        both. (Images of a mixture of copies have those in common that they name.)"""
-        named = [image for image in self.images if image.alone]
-        pairs = itertools.combinations(named, 2)
-        return next(((a, b) for a, b in pairs if not set(a.alone) & set(b.alone)), None)
+        """Two images that contradict each other, see :func:`contradicting`."""
+        pair = contradicting([image.alone for image in self.images])
+        return None if pair is None else (self.images[pair[0]], self.images[pair[1]])
+
+    def consistent(self) -> Finding:
+        """The finding, or what is left of it where its images contradict each other: no verdict, and which
+        copies each of them names by itself."""
+        if self.contradiction is None:
+            return self
+        return replace(
+            self,
+            images=[replace(image, log10_p=None, log10_p_without=None) for image in self.images],
+            verdict="not-attributed",
+            copies=[],
+            model=None,
+            ledger=replace(self.ledger, index=None),
+        )
 
     def document(self) -> dict[str, Any]:
         """The JSON object of schema ``hallmark/finding/1``."""
@@ -202,6 +215,17 @@ class OnlineFinding(Finding):
 
     resolution: str
     provisional: bool
+
+
+def contradicting(alone: Sequence[Collection[Any]]) -> tuple[int, int] | None:
+    """The first two images of a set that contradict each other, given what each names by itself: both name
+    somebody, and none in common. No verdict holds for a set of both.
+
+    (Images of a mixture of copies have those in common that they name.)
+    """
+    naming = [number for number, names in enumerate(alone) if names]
+    pairs = itertools.combinations(naming, 2)
+    return next(((a, b) for a, b in pairs if set(alone[a]).isdisjoint(alone[b])), None)
 
 
 def parse(value: Any, where: str = "the finding") -> Finding:

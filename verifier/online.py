@@ -64,6 +64,8 @@ class _Answer:
     hypotheses: int
     copies: list[CopyEntry]
     ledger: LedgerEntry
+    alone: list[list[str]]
+    """For each image the copies that it names by itself, as far as the registry says so."""
 
 
 class OnlineVerifier(Checker):
@@ -117,13 +119,14 @@ class OnlineVerifier(Checker):
 
     def _ask(self, group: Group, number: int, tested: EvidenceEntry) -> _Answer:
         target = self._targets[number]
-        query = {
+        images = [
+            {"readings": [reading.logits.tolist() for reading in readings]}
+            for readings in needed(group.readings[number])
+        ]
+        query: dict[str, Any] = {
             "model": target.label,
             "network": target.network.digest,
-            "images": [
-                {"readings": [reading.logits.tolist() for reading in readings]}
-                for readings in needed(group.readings[number])
-            ],
+            "images": images,
             "alpha": tested.alpha,
             "groups": tested.groups,
         }
@@ -131,7 +134,8 @@ class OnlineVerifier(Checker):
         try:
             attributed = {"attributed": True, "not-attributed": False}[document["verdict"]]
             copies = [CopyEntry(**copy) for copy in document["copies"]]
-            known = bool(copies) == attributed and document["schema"] == SCHEMA
+            alone = [[str(name) for name in image["alone"]] for image in document["images"]]
+            known = bool(copies) == attributed and document["schema"] == SCHEMA and len(alone) == len(images)
             model = ModelEntry(**document["model"]) if attributed else None
             answer = _Answer(
                 number,
@@ -140,6 +144,7 @@ class OnlineVerifier(Checker):
                 int(document["evidence"]["hypotheses"]),
                 copies,
                 LedgerEntry(None, target.bundle.checkpoint.size, not attributed),
+                alone,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise TrustError(f"{self._client.url} answers with no finding: {error}.") from None
@@ -201,10 +206,13 @@ class OnlineVerifier(Checker):
         digest = self.networks[chosen].digest if naming or len(digests) == 1 else None
         size = self.bundle.checkpoint.size
         copies = [copy for answer in naming for copy in answer.copies]
-        images = group.posed(chosen)
-        if len(group.readings[0]) == 1:  # of several, the registry does not say which
-            names = [copy.name for copy in copies]
-            images = [image if image.error else replace(image, alone=names) for image in images]
+        alone = iter(zip(*(answer.alone for answer in answers), strict=True))  # of each readable image
+        images = [
+            image
+            if image.error
+            else replace(image, alone=[name for names in next(alone, ()) for name in names])
+            for image in group.posed(chosen)
+        ]
         finding = Finding(
             images=images,
             verdict="attributed" if naming else "not-attributed",
@@ -219,7 +227,7 @@ class OnlineVerifier(Checker):
             network=NetworkEntry(digest, self.told),
             ledger=naming[0].ledger if naming else LedgerEntry(None, size, True),
             elapsed_ms=0.0,
-        )
+        ).consistent()
         if not answers:  # no image could be read, so nobody was asked
             return finding
         said = naming or answers

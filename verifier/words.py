@@ -82,7 +82,7 @@ def readable(finding: Finding) -> int:
 
 def headline(finding: Finding) -> str:
     """The verdict as one sentence."""
-    if readable(finding) and not finding.attributed:
+    if readable(finding) and not finding.attributed and finding.contradiction is None:
         return f"No copy can be named for {'these images' if readable(finding) > 1 else 'this image'}."
     statement = finding.statement()
     return f"{statement[0].upper()}{statement[1:]}."

@@ -264,8 +264,9 @@ def _merged(
                 }
             )
     copies = [copy for number in naming for copy in _copies(judged[number])]
-    if naming and len(entries) == 1:
-        entries[0].alone.extend(copy.name for copy in copies)
+    for document in documents:
+        for entry, image in zip(entries, document["images"], strict=True):
+            entry.alone.extend(image["alone"])
     ledgers = documents[naming[0]]["ledger"] if naming else documents[0]["ledger"]
     same = {each.network.onnx for each in judged}
     made = Finding(
@@ -280,7 +281,9 @@ def _merged(
         network=NetworkEntry(first.network.onnx if naming or len(same) == 1 else None, "registry"),
         ledger=LedgerEntry(**ledgers),
         elapsed_ms=0.0,
-    )
+    ).consistent()
+    if not made.attributed:
+        explained = None
     spec = first.network.spec
     detail: dict[str, Any] = {
         "resolutions": [

@@ -1,7 +1,8 @@
 """Which keys readings depend on: the verifier's test, with no number left over.
 
     tests = tests_of(spec, [[logits, ...], ...])          # images, each with its readings
-    rows = attributed(keys, tests, alpha=1e-6, acceptance=0.9999)
+    found = attributed(keys, tests, alpha=1e-6, acceptance=0.9999)
+    found.named, found.shown                              # ids of keys, and which images name whom alone
 
 A key is named if its score reaches the smallest one whose family-wise bound is within alpha. That score
 follows from the readings alone, so that the work, and the time it takes, tells nothing about how near to it
@@ -11,7 +12,8 @@ a key came.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,10 +23,32 @@ from registry.errors import InputError
 from registry.resolve.tables import Keys
 from verifier import evidence
 from verifier.check import COPIES_MOST, Test, weighted_tests
+from verifier.finding import contradicting
 from verifier.network import NetworkSpec, Pose, Reading, confidence
 from verifier.resolve import Found
 
 Logits = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Ids of the keys that readings depend on, in the order of issue, and which of them each image names by
+    a test of its own."""
+
+    named: Sequence[int]
+    alone: Mapping[int, Sequence[int]] = field(default_factory=dict)
+
+    @property
+    def contradiction(self) -> tuple[int, int] | None:
+        """Two images that contradict each other, so that there is no verdict about the set."""
+        return contradicting([self.alone.get(image, ()) for image in range(max(self.alone, default=-1) + 1)])
+
+    @property
+    def shown(self) -> dict[int, Sequence[int]]:
+        """Of ``alone`` what an answer tells: two images that contradict each other, or else the first that
+        names anybody. A key costs as much as a query for it alone; a bit for every image would be free."""
+        images = self.contradiction or sorted(self.alone)[:1]
+        return {image: self.alone[image] for image in images}
 
 
 def tests_of(spec: NetworkSpec, images: Sequence[Sequence[Sequence[int]]]) -> list[Test]:
@@ -42,19 +66,27 @@ def attributed(
     acceptance: float,
     issued: int | None = None,
     plus: NDArray[np.float64] | None = None,
-) -> list[int]:
-    """Ids of the keys that the readings depend on at ``alpha``, in the order of issue.
+) -> Attribution:
+    """The keys that the readings depend on at ``alpha``.
 
     With ``issued``, of the first so many keys: later ones are neither named nor counted. ``plus`` are the
     probabilities of +1 where keys are biased.
     """
     counted = len(keys) if issued is None else issued
     if not counted:
-        return []
+        return Attribution(())
     floors = np.array([threshold(test, counted, alpha, acceptance, plus) for test in tests])
     best = best_of(keys, np.stack([test.logits for test in tests]), COPIES_MOST, counted, floors)
-    named = {keys.user_key(row) for rows, _ in best for row in rows.tolist()}
-    return sorted(named)[:COPIES_MOST]
+    found = [
+        (test.image, [keys.user_key(row) for row in rows.tolist()])
+        for test, (rows, _) in zip(tests, best, strict=True)
+    ]
+    named = sorted({key for _, names in found for key in names})[:COPIES_MOST]
+    alone: dict[int, set[int]] = {}
+    for image, names in found:
+        if image is not None and (kept := set(names).intersection(named)):
+            alone.setdefault(image, set()).update(kept)
+    return Attribution(named, {image: sorted(names) for image, names in alone.items()})
 
 
 def best_of(

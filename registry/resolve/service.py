@@ -43,6 +43,7 @@ from registry.keys.models import KeyRevocation, UserKey
 from registry.ledger import service as ledger
 from registry.resolve import budgets, deciding, explaining, grants
 from registry.resolve.budgets import Asked, Payers, RecentSketches, Sketcher
+from registry.resolve.deciding import Attribution
 from registry.resolve.explaining import Explained
 from registry.resolve.grants import Target
 from registry.resolve.models import Resolution, ResolvedKey
@@ -54,6 +55,7 @@ from verifier.check import TESTS_MOST
 from verifier.evidence import ALPHA
 from verifier.finding import (
     SCHEMA,
+    CopyEntry,
     EvidenceEntry,
     ImageEntry,
     LedgerEntry,
@@ -114,7 +116,8 @@ class Query:
 
 @dataclass(frozen=True)
 class Answer:
-    """The verdict: ``named`` are ids of user keys, ``document`` the finding for whoever asked."""
+    """The verdict: ``named`` are ids of user keys (none where images contradict each other), ``document`` the
+    finding for whoever asked."""
 
     target: Target
     named: Sequence[int]
@@ -182,11 +185,17 @@ def _resolve(home: Home, state: _State, principal: Principal, query: Query) -> A
     acceptance = 1.0 - foreign * float(q)
     found = deciding.attributed(table, tests, query.alpha / query.groups, acceptance, issued, plus)
     with _refusals_logged(home, target):
-        resolution, named = _record(home, state, principal, target, query, network, asked, found)
-    document = _finding(query, network, resolution, issued * len(tests), moment.ledger, bool(found))
-    if named:
-        document |= _named(home, principal, target, named, moment.ledger)
-    return Answer(target, found, document)
+        resolution, rows = _record(home, state, principal, target, query, network, asked, found)
+    document = _finding(query, network, resolution, issued * len(tests), moment.ledger)
+    if not rows:
+        return Answer(target, (), document)
+    copies = {row.UserKey.id: _copy(home, principal, target, row) for row in rows}
+    for image, names in found.shown.items():
+        document["images"][image]["alone"] = [copies[key].name for key in names]
+    if found.contradiction is not None:
+        return Answer(target, (), document)
+    document |= _attributed(home, target, rows[0].UserKey, list(copies.values()), moment.ledger)
+    return Answer(target, found.named, document)
 
 
 def resolve_image(
@@ -349,7 +358,7 @@ def _record(
     query: Query,
     network: InstalledNetwork,
     asked: Asked,
-    found: Sequence[int],
+    found: Attribution,
 ) -> tuple[str, Sequence[Found]]:
     """Pay for the query and log it, both or neither; its public id, and what is known of the keys found."""
     public = secrets.token_hex(12)
@@ -357,7 +366,7 @@ def _record(
     with home.database.write(durable=False) as session:
         with state.lock:
             recent = state.recent.setdefault((asked.scope, asked.model), RecentSketches())
-        units, repeated = budgets.charge(session, state.payers, recent, asked, len(found))
+        units, repeated = budgets.charge(session, state.payers, recent, asked, len(found.named))
         logged = {
             "resolution_id": public,
             "organisation_id": principal.organisation,
@@ -374,14 +383,14 @@ def _record(
             "readings": len(asked.sketches),
             "repeated": repeated,
             "units": units,
-            "attributed": bool(found),
+            "attributed": bool(found.named) and found.contradiction is None,
             "asked_at": unix_now(),
         }
         number = session.execute(_LOG, logged).scalar_one()
-        if not found:
+        if not found.named:
             return public, ()
         # Looked up only now: a query that is refused takes no longer for having found something.
-        named = session.execute(_FOUND, {"found": found}).all()
+        named = session.execute(_FOUND, {"found": found.named}).all()
         pseudonyms = [
             {
                 "resolution_id": number,
@@ -418,7 +427,6 @@ def _finding(
     resolution: str,
     hypotheses: int,
     size: int,
-    attributed: bool,
 ) -> dict[str, Any]:
     """The finding as far as it says nothing of keys: below alpha, all of it."""
     return {
@@ -427,7 +435,7 @@ def _finding(
         "provisional": query.source == "client logits",
         "source": query.source,
         "images": [vars(ImageEntry(image.path, image.sha256)) for image in query.images],
-        "verdict": "attributed" if attributed else "not-attributed",
+        "verdict": "not-attributed",
         "copies": [],
         "model": None,
         "lineage": None,
@@ -438,38 +446,41 @@ def _finding(
     }
 
 
-def _named(
-    home: Home, principal: Principal, target: Target, rows: Sequence[Found], size: int
-) -> dict[str, Any]:
-    """What an attributed finding adds: copies, model, the first one's place in the ledger.
+def _copy(home: Home, principal: Principal, target: Target, row: Found) -> CopyEntry:
+    """A copy as whoever asked may see it.
 
-    Under a grant a copy is a pseudonym and whether it was revoked: anything else could be looked up.
+    Under a grant it is a pseudonym and whether it was revoked: anything else could be looked up.
     """
+    key, sha256, email, revocation = row
     own = target.grant is None
     may_unmask = own and Permission.READ_RECIPIENTS in principal.permissions
-    copies = [
-        {
-            "id": certificate.COPY_PREFIX + key.key_id.hex() if own else None,
-            "key_id": target.pseudonym(home.master, key.key_id),
-            "sha256": sha256.hex() if own and sha256 is not None else None,
-            "recipient": email if may_unmask else None,
-            "issued_at": utc(key.issued_at) if own else None,
-            "revoked": revocation is not None,
-            "matching_bits": None,
-            "log10_p": None,
-            "log10_p_family": None,
-        }
-        for key, sha256, email, revocation in rows
-    ]
+    return CopyEntry(
+        id=certificate.COPY_PREFIX + key.key_id.hex() if own else None,
+        key_id=target.pseudonym(home.master, key.key_id),
+        sha256=sha256.hex() if own and sha256 is not None else None,
+        recipient=email if may_unmask else None,
+        issued_at=utc(key.issued_at) if own else None,
+        revoked=revocation is not None,
+        matching_bits=None,
+        log10_p=None,
+        log10_p_family=None,
+    )
+
+
+def _attributed(
+    home: Home, target: Target, first: UserKey, copies: Sequence[CopyEntry], size: int
+) -> dict[str, Any]:
+    """What an attributed finding adds: copies, model, the first one's place in the ledger."""
     model = target.model
-    named: dict[str, Any] = {
-        "copies": copies,
+    found: dict[str, Any] = {
+        "verdict": "attributed",
+        "copies": [vars(copy) for copy in copies],
         "model": vars(ModelEntry(model.name, model.version, model.digest_text)),
     }
-    if own:
+    if target.grant is None:
         with home.database.glance() as session:  # entries and tiles are only ever added
-            named["ledger"] = vars(_ledger_entry(session, home, rows[0].UserKey, model, size))
-    return named
+            found["ledger"] = vars(_ledger_entry(session, home, first, model, size))
+    return found
 
 
 def _ledger_entry(session: Session, home: Home, key: UserKey, model: Model, size: int) -> LedgerEntry:

@@ -152,6 +152,22 @@ def test_a_set_is_judged_together_and_each_images_part_is_shown(sqlite_ready: Ho
     assert without_key.log10_p_without is not None
 
 
+def test_a_set_whose_images_contradict_each_other_gets_no_verdict_and_says_so(sqlite_ready: Home) -> None:
+    home = sqlite_ready
+    keys_issued = issue(home, 2)
+    case_id = service.open_case(home, who(home), "x").case_id
+    files = [(f"{n}.png", image_of(home, key_id, n)) for n, key_id in enumerate(keys_issued)]
+    images.add(home, who(home), case_id, files)
+    checked(home, case_id, as_set=True)
+    (shown,) = seen_by(home, case_id, Role.ADMIN)
+    assert shown.finding is not None
+    assert (shown.finding.verdict, shown.finding.copies, shown.bits) == ("not-attributed", [], None)
+    assert [image.alone for image in shown.finding.images] == [[f"copy-{key_id}"] for key_id in keys_issued]
+    said = shown.document()["statement"]
+    assert said.startswith("These images contradict each other")
+    assert "0.png names" in said
+
+
 def test_numbers_and_names_are_for_those_who_may_see_them(sqlite_ready: Home) -> None:
     home = sqlite_ready
     (key_id,) = issue(home)

@@ -45,7 +45,7 @@ def test_a_key_is_named_exactly_where_the_verifiers_bound_is_within_alpha(
     flips = np.where(rng.permutation(BITS) < wrong, -1, 1)
     readings[0] = np.abs(readings[0]) * key(keys, row) * flips
     tests = deciding.tests_of(SPEC, [readings.tolist()])
-    named = deciding.attributed(keys, tests, alpha, 0.99)
+    named = deciding.attributed(keys, tests, alpha, 0.99).named
     expected = set()
     for test in tests:
         hypotheses = math.ceil(300 / test.weight)
@@ -73,17 +73,32 @@ def test_the_tests_are_those_of_the_verifier() -> None:
 def test_colluders_are_all_named() -> None:
     keys = table(100)
     both = 64 * (key(keys, 10) + key(keys, 90))
-    named = deciding.attributed(keys, deciding.tests_of(SPEC, [[both.tolist()]]), 1e-6, 1.0)
+    named = deciding.attributed(keys, deciding.tests_of(SPEC, [[both.tolist()]]), 1e-6, 1.0).named
     # Two of 64 bits agree on half: each has a score of all of the weight there is.
     assert set(named) <= {110, 190}
     alone = deciding.attributed(keys, deciding.tests_of(SPEC, [[(128 * key(keys, 10)).tolist()]]), 1e-6, 1.0)
-    assert alone == [110]
+    assert alone.named == [110]
+    assert alone.alone == {0: [110]}
+
+
+def test_images_of_a_set_that_name_different_keys_contradict_each_other() -> None:
+    keys = table(100)
+    mine, other = ([(128 * key(keys, row)).tolist()] for row in (10, 90))
+    silent = [np.random.default_rng(3).integers(-128, 129, BITS).tolist()]
+    found = deciding.attributed(keys, deciding.tests_of(SPEC, [mine, silent, other, mine]), 1e-6, 1.0)
+    assert found.named == [110, 190]
+    assert found.alone == {0: [110], 2: [190], 3: [110]}
+    assert found.contradiction == (0, 2)
+    assert found.shown == {0: [110], 2: [190]}
+    found = deciding.attributed(keys, deciding.tests_of(SPEC, [silent, mine, mine]), 1e-6, 1.0)
+    assert (found.named, found.contradiction) == ([110], None)
+    assert found.shown == {1: [110]}, "of a set no more than the first image that names somebody"
 
 
 def test_no_key_was_issued_and_nothing_was_read() -> None:
     tests = deciding.tests_of(SPEC, [[[128] * BITS]])
-    assert deciding.attributed(table(0), tests, 1e-6, 1.0) == []
-    assert deciding.attributed(table(9), deciding.tests_of(SPEC, [[[0] * BITS]]), 1e-6, 1.0) == []
+    assert not deciding.attributed(table(0), tests, 1e-6, 1.0).named
+    assert not deciding.attributed(table(9), deciding.tests_of(SPEC, [[[0] * BITS]]), 1e-6, 1.0).named
 
 
 @pytest.mark.parametrize("reading", [[0] * (BITS - 1), [129] + [0] * (BITS - 1)])
@@ -109,6 +124,6 @@ def test_a_key_issued_later_is_left_out_however_well_it_fits() -> None:
     keys = table(300)
     reading = (128 * key(keys, 200)).tolist()
     tests = deciding.tests_of(SPEC, [[reading]])
-    assert deciding.attributed(keys, tests, 1e-6, 1.0) == [300]
-    assert deciding.attributed(keys, tests, 1e-6, 1.0, issued=201) == [300]
-    assert deciding.attributed(keys, tests, 1e-6, 1.0, issued=200) == []
+    assert deciding.attributed(keys, tests, 1e-6, 1.0).named == [300]
+    assert deciding.attributed(keys, tests, 1e-6, 1.0, issued=201).named == [300]
+    assert deciding.attributed(keys, tests, 1e-6, 1.0, issued=200).named == []

@@ -7,6 +7,7 @@ from registry.accounts.permissions import Role
 from registry.app import create_app
 from registry.home import Home
 from registry.keys import service as keys
+from registry.resolve import budgets
 from tests.registry.resolve.support import QUANTA, caller, issue, network, query, signs
 from tests.registry.support import BITS, MODEL, RECIPIENT
 
@@ -35,6 +36,29 @@ def test_readings_of_a_copy_name_it(ready: Home) -> None:
     named = admin.post("/resolve", query(ready, QUANTA * signs(ready, third))).json["copies"]
     assert [(copy["key_id"], copy["recipient"]) for copy in named] == [(third, RECIPIENT)]
     assert first not in {copy["key_id"] for copy in named}
+
+
+def test_images_that_contradict_each_other_get_no_verdict_and_are_paid_for(ready: Home) -> None:
+    app = create_app(ready)
+    first, second = issue(ready, 2)
+    auditor = caller(ready, app)
+    asked = query(ready)
+    asked["images"] = [
+        {"path": f"{name}.png", "readings": [(QUANTA * signs(ready, key)).tolist()]}
+        for name, key in (("a", first), ("b", first), ("c", second), ("d", second))
+    ]
+    found = auditor.post("/resolve", asked).json
+    assert (found["verdict"], found["copies"], found["model"]) == ("not-attributed", [], None)
+    assert found["ledger"]["index"] is None
+    # One pair that contradicts itself and no more: more bits would be more than was paid for.
+    alone = [image["alone"] for image in found["images"]]
+    assert alone == [[f"copy-{first}"], [], [f"copy-{second}"], []]
+    (logged,) = caller(ready, app, role=Role.ADMIN).get("/resolutions").json["items"]
+    assert (logged["verdict"], logged["units"]) == ("not-attributed", 4 + 2 * budgets.NAMED)
+    asked["images"] = asked["images"][:2]
+    found = auditor.post("/resolve", asked).json
+    assert (found["verdict"], [copy["key_id"] for copy in found["copies"]]) == ("attributed", [first])
+    assert [image["alone"] for image in found["images"]] == [[f"copy-{first}"], []]
 
 
 def test_below_alpha_nothing_is_said(ready: Home) -> None:
