@@ -56,8 +56,9 @@ Floats = NDArray[np.float64]
 ALPHA = 1e-6
 """Default bound on the probability that anything in one invocation is attributed falsely."""
 
-GRID = 1 << 19
-"""Most grid steps in sum |L_j|: nothing is rounded for 16 images of 256 bits at the clip of 128 quanta."""
+GRID = 1 << 21
+"""Most grid steps in sum |L_j|: nothing is rounded for 64 images (as many as a registry takes at once) of 256
+bits at the clip of 128 quanta. Elsewhere it costs less than 0.05 decades down to 1e-30 (128 to 512 bits)."""
 
 BITS_LIMIT = 2000
 _SCALE = -1000  # counts are held times 2**_SCALE

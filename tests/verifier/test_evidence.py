@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from decimal import Decimal, localcontext
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from verifier.evidence import GRID, chernoff_log10, log10_family, log10_tail, log_cosh, score_at
+from verifier.online import IMAGES_MOST
 
 integers = st.lists(st.integers(-128, 128), min_size=1, max_size=16)
 floats = st.lists(st.floats(-8, 8, allow_nan=False), min_size=1, max_size=8)
@@ -113,10 +115,58 @@ def test_sums_too_large_for_the_grid_are_rounded_to_the_safe_side(logits: list[i
 
 def test_a_pooled_set_loses_little_to_rounding() -> None:
     logits = np.random.default_rng(3).integers(-128, 129, 256) * 1009
-    assert np.abs(logits).sum() > 30 * GRID
+    assert np.abs(logits).sum() > 7 * GRID
     score = int(np.abs(logits).sum() * 0.6)
     exact = log10_tail(logits // 1009, score / 1009)
-    assert exact <= log10_tail(logits, score) < exact + 0.2
+    assert exact <= log10_tail(logits, score) < exact + 0.05
+
+
+def test_a_set_as_large_as_a_registry_takes_is_not_rounded() -> None:
+    assert 256 * 128 * IMAGES_MOST <= GRID
+    logits = np.full(256, 128 * IMAGES_MOST)
+    assert log10_tail(logits, int(logits.sum())) == pytest.approx(-256 * math.log10(2), abs=1e-9)
+
+
+@pytest.mark.parametrize("bits", [128, 256, 512])
+@pytest.mark.parametrize("kind", ["normal", "heavy", "equal", "dominated"])
+def test_real_logits_lose_less_than_a_twentieth_of_a_decade(bits: int, kind: str) -> None:
+    """From 1e-1 to 1e-30, against exact counts of multiples of a unit that no grid has."""
+    rng = np.random.default_rng(bits)
+    steps = {
+        "normal": np.rint(np.abs(rng.normal(0, 8, bits))),
+        "heavy": np.rint(np.abs(rng.standard_cauchy(bits) * 4).clip(0, 60)),
+        "equal": np.ones(bits),
+        "dominated": np.r_[[300, 200], np.ones(bits - 2)],
+    }[kind].astype(int)
+    unit, total = math.pi / 1000, int(steps.sum())
+    cumulative = list(itertools.accumulate(subset_counts(steps.tolist())))
+    for decades in (1, 2, 3, 6, 10, 15, 20, 25, 30):
+        flips = bisect.bisect_left(cumulative, 2**bits // 10**decades)
+        bound = Decimal(log10_tail(steps * unit, (total - 2 * flips - 0.5) * unit))
+        truth = exact_log10(cumulative[flips], bits)
+        assert truth <= bound < truth + Decimal("0.05")
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        np.full(10, 0.1),
+        np.r_[1e16, np.linspace(-1, 1, 9)],
+        10.0 ** np.linspace(-300, 290, 10),
+        np.arange(1, 11) * 5e-324,
+        np.linspace(0.5, 1, 10) * 1e299,
+        1 + np.arange(10) * 2.0**-52,
+        np.r_[2.0**53, np.ones(9)],
+        np.r_[-0.0, np.ones(9)],
+    ],
+    ids=["equal", "dominated", "six hundred decades", "subnormal", "huge", "an ulp apart", "mixed", "zero"],
+)
+def test_extreme_logits_are_never_bounded_from_below_the_truth(logits: NDArray[np.float64]) -> None:
+    scores = np.array(sorted(sums([Fraction(value) for value in logits.tolist()])))
+    for place in (*range(len(scores) - 40, len(scores)), *range(len(scores) // 2, len(scores), 99)):
+        score = float(scores[place])
+        count = len(scores) - bisect.bisect_left(scores, Fraction(score))
+        assert Decimal(log10_tail(logits, score)) >= exact_log10(count, len(logits))
 
 
 @given(st.lists(st.integers(-128, 128), min_size=1, max_size=60), st.data())
