@@ -18,7 +18,8 @@ they differ. Which of the two is secret like the keys: bit j % 128 (as above) of
 ``AES-256(K_t, 0 (12 bytes) || j // 128 (4 bytes))``, ``K_t = HKDF-SHA-256(model secret,
 info="hallmark/bias/v1")``; 1 stands for the larger t_j. Bit j of a key is +1 if word j of 16 bits, big
 endian, of the blocks ``AES-256(K, key_id || redraw || b)`` in order, with ``K = HKDF-SHA-256( model secret,
-info="hallmark/phi/biased/v1")``, is less than t_j. Commitments and blinders are as above.
+info="hallmark/phi/biased/v1")``, is less than t_j. Commitments and blinders are as above; the t_j are bound
+by the commitment to the model secret, from which alone they follow.
 """
 
 from __future__ import annotations
