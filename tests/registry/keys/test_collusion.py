@@ -44,7 +44,8 @@ def named(home: Home, model: Model, logits: np.ndarray, alpha: float) -> list[in
         table = KeyTables().of(home, model, keys.count(session, model))
     reading = Reading(logits.astype(np.int32), Pose(0, 0, 1, 1), 1.0)
     plus = keys.probabilities(home.master, model)
-    return deciding.attributed(table, deciding.weighted_tests([[reading]]), alpha, 1.0, None, plus)
+    tests = deciding.weighted_tests([[reading]])
+    return deciding.attributed(table, tests, alpha, 1.0, None, plus).named
 
 
 def test_keys_are_biased_committed_to_and_found(ready: Home, guarded: Model) -> None:
