@@ -268,8 +268,16 @@ def test_shards_and_half_precision_carry_fingerprints(
 
     basis = bias_basis(weights)
     copy, signs = issue_copy(sqlite_home, weights, basis, tmp_path)
+    loaded, base = ADAPTER.load(copy), generator.first_stage.state_dict()
+    tensors = loaded.first_stage.state_dict()
+    for (_, stored), delta in basis.deltas(signs[0].numpy()).items():
+        name, added = parameter_name(stored), torch.from_numpy(delta)
+        # Half precision rounds by up to 2^-11 of a value, whatever the key; what that does to a pixel varies.
+        exact = base[name].double() + added
+        torch.testing.assert_close(tensors[name].double(), exact, atol=1e-6, rtol=2**-11)
+    rendered, plain = loaded.render(latents), generator.render(latents)
     expected = generator.render(latents, basis.offsets(signs.repeat(2, 1)))
-    torch.testing.assert_close(ADAPTER.load(copy).render(latents), expected, atol=5e-3, rtol=0)
+    assert (rendered - expected).norm() < 0.1 * (expected - plain).norm()
 
 
 def test_only_what_is_loaded_is_registered(stable: Path, sqlite_home: Home, tmp_path: Path) -> None:
