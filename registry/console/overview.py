@@ -23,6 +23,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from registry.accounts import people
 from registry.accounts.models import ApiToken
 from registry.accounts.permissions import Permission, Principal
+from registry.accounts.tokens import within_reach
 from registry.cases import service as cases
 from registry.copies.models import Download
 from registry.db import DAY_SECONDS, unix_now
@@ -143,9 +144,8 @@ def _warnings(session: Session, who: Principal, now: int, failed: int, head: led
         ApiToken.organisation_id == who.organisation,
         ApiToken.revoked_at.is_(None),
         ApiToken.expires_at.between(now, now + TOKENS_SOON),
+        within_reach(who),
     )
-    if Permission.MANAGE_PEOPLE not in who.permissions:
-        tokens = tokens.where(ApiToken.person_id == who.person)
     if soon := _count(session, tokens):
         these = "1 API token expires" if soon == 1 else f"{soon} API tokens expire"
         found.append(Concern("warn", f"{these} within 14 days.", url_for("admin_pages.list_tokens")))

@@ -136,8 +136,14 @@ def test_nobody_outlives_a_server_that_is_killed(sqlite_ready: Home) -> None:
 
 
 def test_a_job_worker_that_dies_is_replaced(sqlite_ready: Home) -> None:
+    def alive(child: psutil.Process) -> bool:
+        try:
+            return "worker" in child.cmdline()
+        except psutil.NoSuchProcess:  # or is a zombie
+            return False
+
     def workers(server: Served) -> set[int]:
-        return {child.pid for child in server.children() if "worker" in child.cmdline()}
+        return {child.pid for child in server.children() if alive(child)}
 
     with served(sqlite_ready) as server:
         wait_for(lambda: len(workers(server)) == 1, "the job worker")
