@@ -94,6 +94,11 @@ def chance(finding: Finding) -> str:
     limit = f"at most {alpha(evidence.alpha)}"
     if not readable(finding):
         return "Nothing was tested."
+    if finding.contradiction is not None:
+        return (
+            f"Copies are named only where the chance of naming anybody by accident is {limit}. Two of these "
+            "images reach that bound alone, for different copies, so nobody is named for all of them."
+        )
     if not finding.attributed:
         return (
             f"Copies are named only where the chance of naming anybody by accident is {limit}; here no copy "

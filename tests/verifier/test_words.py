@@ -120,6 +120,11 @@ def test_revocation_mixtures_and_unreadable_files_are_told() -> None:
     assert "was revoked" in words.meaning(finding(copies=(replace(COPY, revoked=True),)))[-1]
     two = finding(copies=(COPY, replace(COPY, id="copy-" + "cd" * 12)))
     assert any("More than one copy is named" in text for text in words.meaning(two))
+    one, other = finding(2, ()).images
+    contrary = [replace(one, alone=["copy-1"]), replace(other, alone=["copy-2"])]
+    apart = replace(finding(2, ()), images=contrary)
+    assert "contradict each other" in words.headline(apart)
+    assert "for different copies, so nobody is named" in words.chance(apart)
     broken = replace(finding(1, ()), images=[ImageEntry("x.png", error="not an image")])
     assert words.chance(broken) == "Nothing was tested."
     assert len(words.meaning(broken)) == 1
