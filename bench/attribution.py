@@ -16,7 +16,6 @@ interruption, and further attacks on as many images draw no latents again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import tempfile
@@ -31,7 +30,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 
-from bench.common import BUILTIN, Goal, close
+from bench.common import BUILTIN, Goal, close, kept, short_digest
 from bench.marked import Copies, Marked, Reference, evidence, open_reference, pixels, seeded
 from registry.attribution.attacks import BENCHMARK, PAPER, WAVES, Attack
 from registry.attribution.removal import State, to_half, to_int8
@@ -144,8 +143,9 @@ class Work:
 
     def latents(self) -> torch.Tensor:
         """Those of the sampler, drawn once."""
-        path = self._path("latents", [self.reference.label], "safetensors")
+        path = self.folder / f"latents-{self.images}-{short_digest([self.reference.label])}.safetensors"
         if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_file(path) as file:
                 file.write(save({"latents": self.reference.latents(self.images)}))
         return load_file(path)["latents"]
@@ -153,18 +153,7 @@ class Work:
     def row(self, attack: str, weights: str, found: Callable[[], Row]) -> Row:
         """``found()``, or what it was before with the same basis, network and images."""
         used = [self.reference.basis.digest, self.reference.network.digest, weights, attack]
-        path = self._path(f"{weights}-{attack}", used, "json")
-        if path.exists():
-            return Row(**json.loads(path.read_text()))
-        row = found()
-        with atomic_file(path) as file:
-            file.write(json.dumps(asdict(row)).encode() + b"\n")
-        return row
-
-    def _path(self, name: str, used: Sequence[str], suffix: str) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        key = hashlib.sha256("\n".join(used).encode()).hexdigest()[:12]
-        return self.folder / f"{name}-{self.images}-{key}.{suffix}"
+        return kept(self.folder, f"{weights}-{attack}-{self.images}", used, Row, found)
 
 
 def measure_generator(
@@ -173,10 +162,10 @@ def measure_generator(
     images: int,
     roundings: Sequence[str],
     photographs: Path | None,
-    kept: Path,
+    folder: Path,
 ) -> tuple[list[Row], dict[str, float]]:
-    """Every row of one generator, and its figures beside the table; what is in ``kept`` is not done again."""
-    work = Work(kept, reference, images)
+    """Every row of one generator, and its figures beside the table; what ``folder`` has is not done again."""
+    work = Work(folder, reference, images)
     latents = work.latents()
     psnr = copy_psnr(reference.generator, reference.basis, latents[:QUALITY_LATENTS])
     figures = {"bits": float(reference.basis.bits), "psnr_db": float(psnr.mean())}
@@ -299,9 +288,9 @@ def main(
     goals: dict[str, Goal] = {}
     chosen = attacks or list(BENCHMARK)
     with ExitStack() as stack:
-        kept = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hallmark-bench-")))
+        folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hallmark-bench-")))
         for reference in references:
-            found, own = measure_generator(reference, chosen, images, changes, photographs, kept)
+            found, own = measure_generator(reference, chosen, images, changes, photographs, folder)
             rows += found
             prefix = "" if len(references) == 1 else f"{reference.label} "
             figures |= {prefix + name: value for name, value in own.items()}

@@ -7,6 +7,7 @@ close("verify", {"ratio": 1.7}, {"ratio": Goal("<=", 2.0)})
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import subprocess
@@ -14,11 +15,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from registry.demo.commands import ATTRIBUTED_OR_NOT, Commands, json_objects
+from registry.storage import atomic_file
+
+Result = TypeVar("Result")
 
 MODEL = "flowers"
 BUILTIN = "builtin:flowers-ldm@1"
@@ -65,6 +69,28 @@ def prepared(keys: int, images: int) -> Iterator[Prepared]:
         commands.registry("sample", "--copy", copy, "-n", str(images), "--out", sampled, "--seed", "1")
         commands.registry("bundle", "export", "--out", bundle, "--with-keys", "--with-recipients")
         yield Prepared(folder, commands, copy, sorted(sampled.glob("*.png")), bundle)
+
+
+def kept(
+    folder: Path, name: str, used: Sequence[str], kind: type[Result], make: Callable[[], Result]
+) -> Result:
+    """``make()``, a dataclass of plain values, or what it was before: kept in ``folder`` as JSON.
+
+    The file is named after ``name`` and the digest of ``used``: all that the result depends on.
+    """
+    path = folder / f"{name}-{short_digest(used)}.json"
+    if path.exists():
+        return kind(**json.loads(path.read_text()))
+    result = make()
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(json.dumps(asdict(result)).encode() + b"\n")  # type: ignore[call-overload]
+    return result
+
+
+def short_digest(used: Sequence[str]) -> str:
+    """A name for what depends on ``used``."""
+    return hashlib.sha256("\n".join(used).encode()).hexdigest()[:12]
 
 
 def seconds(action: Callable[[], object]) -> float:

@@ -16,7 +16,6 @@ scaled by steps and starts.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -31,14 +30,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.common import BUILTIN, Goal, close
+from bench.common import BUILTIN, Goal, close, kept
 from bench.marked import Marked, Reference, Signs, evidence, keys_for, open_reference, seeded
 from registry.attribution.attacks import ATTACKS, PAPER, Attack
 from registry.attribution.inversion import ContentSpace, Inversion, Settings, content_space, known_latents
 from registry.attribution.perceptual import Perceptual, choose_perceptual
 from registry.attribution.service import copies_generator
 from registry.generators.adapters import Generator, to_images
-from registry.storage import atomic_file
 from verifier.evidence import log10_tail
 
 ATTACKED: dict[str, Attack] = {
@@ -102,14 +100,7 @@ class Bench:
         used = [self.reference.basis.digest, self.reference.network.digest]
         if method == "inversion":
             used += [json.dumps(asdict(self.settings)), self.perceptual.name, self.space.digest().hex()]
-        key = hashlib.sha256("\n".join([*used, name]).encode()).hexdigest()[:12]
-        path = self.work / f"{method}-{name}-{key}.json"
-        if path.exists():
-            return Reading(**json.loads(path.read_text()))
-        reading = read()
-        with atomic_file(path) as file:
-            file.write(json.dumps(asdict(reading)).encode() + b"\n")
-        return reading
+        return kept(self.work, f"{method}-{name}", [*used, name], Reading, read)
 
 
 def measure(bench: Bench, marked: Marked, attack: str) -> dict[str, float]:

@@ -194,7 +194,7 @@ def _bare_session(bench: Prepared, images: int, batch: int, threads: int = 0) ->
 
 def _half(images: int) -> dict[str, float]:
     """Quanta by which readings of the shipped networks move in half precision: the most, and how many do."""
-    most, moved, logits = 0, 0.0, 0.0
+    most = moved = logits = 0
     for package in sorted(ROOT.glob("*/*/network")):
         network = Network.load(package, device="cpu")
         rounded = Network(_rounded(package / "network.onnx"), network.spec, "cpu")
@@ -212,12 +212,9 @@ def _half(images: int) -> dict[str, float]:
             f"{package.parent.parent.name}: {len(pixels)} images, most {np.abs(apart).max()} quanta, "
             f"{(apart != 0).mean():.1%} of the readings moved"
         )
-        most, moved, logits = (
-            max(most, int(np.abs(apart).max())),
-            moved + (apart != 0).sum(),
-            logits + apart.size,
-        )
-    return {"half_precision_most_quanta": float(most), "half_precision_share_moved": float(moved / logits)}
+        most = max(most, int(np.abs(apart).max()))
+        moved, logits = moved + int((apart != 0).sum()), logits + apart.size
+    return {"half_precision_most_quanta": float(most), "half_precision_share_moved": moved / logits}
 
 
 def _rounded(path: Path) -> bytes:

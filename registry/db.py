@@ -92,10 +92,10 @@ class Database:
             ) from None
         import registry.tables  # noqa: F401  (foreign keys between features need every table)
 
-        self._hasty: Engine
-        self._writer = self._hasty = self.engine.execution_options(**{_IMMEDIATE: True})
-        self._single: Engine
-        self._reader = self._single = self.engine
+        self._writer = self.engine.execution_options(**{_IMMEDIATE: True})
+        self._hasty: Engine = self._writer
+        self._reader: Engine = self.engine
+        self._single: Engine = self.engine
         if self.engine.dialect.name == "postgresql":
             self._hasty = _engine(url, connections=FEW, connect_args={"options": "-c synchronous_commit=off"})
             self._reader = self.engine.execution_options(

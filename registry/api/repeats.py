@@ -29,7 +29,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from registry.api.problems import Problem
 from registry.api.schemas import Described
-from registry.db import DAY_SECONDS, Base, unix_now
+from registry.db import DAY_SECONDS, Base, table, unix_now
 from registry.errors import RegistryError, StateError
 from registry.home import Home
 
@@ -67,8 +67,6 @@ class RepeatHeader(Described):
 
 Row = dict[str, Any]
 
-_COLUMNS = "organisation_id, key, request_sha256, status, body, created_at"
-
 
 class Keep:
     """Stores the JSON answer to one request within the transaction that makes it true."""
@@ -94,21 +92,23 @@ def keep_all(session: Session, rows: Sequence[Row | None]) -> list[StateError | 
     if given:
         values = {f"{name}_{i}": value for i, row in enumerate(given) for name, value in row.items()}
         stored = {(row.organisation_id, row.key) for row in session.execute(_keep(len(given)), values)}
-    refusals: list[StateError | None] = []
-    for row in rows:
-        new = row is None or (row["organisation_id"], row["key"]) in stored
-        refusals.append(None if new else StateError(f"this {HEADER} was used before."))
-        if row is not None:  # of two equal requests at once the first one counts
-            stored.discard((row["organisation_id"], row["key"]))
+    refusals: list[StateError | None] = [None] * len(rows)
+    for i, row in enumerate(rows):
+        if row is None:
+            continue
+        named = (row["organisation_id"], row["key"])
+        if named not in stored:
+            refusals[i] = StateError(f"this {HEADER} was used before.")
+        stored.discard(named)  # of two equal requests at once the first one counts
     return refusals
 
 
 @lru_cache
 def _keep(count: int) -> TextClause:
-    names = _COLUMNS.split(", ")
+    names = table(IdempotencyKey).columns.keys()
     values = ", ".join(f"({', '.join(f':{name}_{i}' for name in names)})" for i in range(count))
     return text(
-        f"INSERT INTO idempotency_key ({_COLUMNS}) VALUES {values} "  # noqa: S608  (no input in it)
+        f"INSERT INTO idempotency_key ({', '.join(names)}) VALUES {values} "  # noqa: S608  (no input in it)
         "ON CONFLICT (organisation_id, key) DO NOTHING RETURNING organisation_id, key"
     )
 

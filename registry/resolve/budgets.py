@@ -151,17 +151,16 @@ def charge(
     :class:`ThrottledError` where the budget does not allow it: the answer must then not be given.
     """
     today, since = _today(), unix_now() - DAY_SECONDS
-    units = price(asked, repeated=False) + NAMED * named
-    before = _spend(session, asked.payers, today, units)  # first: it locks out other queries of these payers
+    least = price(asked, repeated=False) + NAMED * named
+    before = _spend(session, asked.payers, today, least)  # first: it locks out other queries of these payers
     payers.note(today, before)
     repeated = recent.holds_near(session, asked, since)
-    admitted = price(asked, repeated)
-    if admitted > (left := _left(asked, before)):
-        raise _spent_up(admitted, left)
-    if repeated:
-        more = admitted + NAMED * named - units
-        _spend(session, asked.payers, today, more)
-        units += more
+    units = price(asked, repeated)
+    if units > (left := _left(asked, before)):
+        raise _spent_up(units, left)
+    units += NAMED * named
+    if units > least:
+        _spend(session, asked.payers, today, units - least)
     return units, repeated
 
 
@@ -227,7 +226,7 @@ def _spend(session: Session, scopes: Set[str], day: int, units: int) -> dict[str
     for scope in sorted(missing):
         try:
             with session.begin_nested():
-                session.execute(insert(ResolveBudget).values(scope=scope, day=day, spent=0))
+                session.execute(insert(_BUDGET).values(scope=scope, day=day, spent=0))
         except DuplicateError:  # somebody else made it first
             pass
     return before | _spend(session, missing, day, units) if missing else before

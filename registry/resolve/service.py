@@ -84,7 +84,7 @@ REFUSED = "resolve.budget-spent"
 
 Source = Literal["client logits", "image"]
 
-Found = Row[UserKey, bytes | None, str, int | None]
+NamedKey = Row[UserKey, bytes | None, str, int | None]
 """A key that was named: its row, the digest of its copy, its recipient's address, its id again if revoked."""
 
 
@@ -359,7 +359,7 @@ def _record(
     network: InstalledNetwork,
     asked: Asked,
     found: Attribution,
-) -> tuple[str, Sequence[Found]]:
+) -> tuple[str, Sequence[NamedKey]]:
     """Pay for the query and log it, both or neither; its public id, and what is known of the keys found."""
     public = secrets.token_hex(12)
     # All queries of a budget stand in line for its row: none is to wait there for the disk.
@@ -446,7 +446,7 @@ def _finding(
     }
 
 
-def _copy(home: Home, principal: Principal, target: Target, row: Found) -> CopyEntry:
+def _copy(home: Home, principal: Principal, target: Target, row: NamedKey) -> CopyEntry:
     """A copy as whoever asked may see it.
 
     Under a grant it is a pseudonym and whether it was revoked: anything else could be looked up.
