@@ -12,6 +12,7 @@ import secrets
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +381,33 @@ def recipient_list(as_json: bool) -> None:
         return
     for entry in found:
         click.echo(f"{entry['email']}  {entry['public_key'] or 'no public key'}  {entry['created_at']}")
+
+
+@recipient.command("erase")
+@click.argument("email")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@home_option
+@json_option
+def recipient_erase(email: str, yes: bool, as_json: bool) -> None:
+    """Erase who the recipient with this address is, for good.
+
+    Address, key, salt, open links, where downloads came from and reasons of revocations go. Certificates, the
+    ledger and every proof stay valid, and images still lead to the copies, but nobody can tell whose they
+    were. Backups made before, the security log and what people wrote into cases are not reached.
+    """
+    from registry.copies import erasure
+
+    if not yes and not click.confirm(f"Erase who {email} is? This cannot be undone.", err=True):
+        raise click.Abort
+    with opened() as home:
+        done = erasure.erase(home, email)
+    if as_json:
+        print_json(asdict(done))
+        return
+    click.echo(
+        f"Erased. {done.email} stands for the recipient of {done.copies} copies; "
+        f"{done.links_withdrawn} links are withdrawn, {done.downloads_cleared} downloads cleared."
+    )
 
 
 @cli.command()

@@ -184,7 +184,8 @@ class Recipient(Base):
     """Who receives copies: the only table with personal data beside deliveries and reasons.
 
     ``salt`` (32 random bytes) salts the commitments in certificates. Once the row's personal fields and
-    salt are erased, nobody can tell whom a certificate names, and every proof stays valid.
+    salt are erased (:mod:`registry.copies.erasure`), nobody can tell whom a certificate names, and every
+    proof stays valid.
     """
 
     __tablename__ = "recipient"

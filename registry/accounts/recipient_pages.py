@@ -73,7 +73,25 @@ def show(email: str) -> Answer:
     except NotFoundError:
         raise NotFoundError(f"there is no recipient {email}.", "See the list of recipients.") from None
     return render(
-        "accounts/recipient.html", recipient=service.describe(recipient), copies=found, email=recipient.email
+        "accounts/recipient.html",
+        recipient=service.describe(recipient),
+        copies=found,
+        email=recipient.email,
+        erased=service.is_erased(recipient),
+    )
+
+
+@pages.post("/<email>/erase")
+@requires(Permission.MANAGE_PEOPLE)
+def erase(email: str) -> Answer:
+    """Erase who a recipient is."""
+    from registry.copies import erasure
+
+    erased = erasure.erase(home(), email, principal().organisation)
+    return done(
+        url_for("recipient_pages.show", email=erased.email),
+        "The recipient is erased. His copies stay valid and resolvable; nobody can name him any more.",
+        "warn",
     )
 
 

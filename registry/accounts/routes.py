@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import asdict
 from typing import Any
 
 from flask_openapi3 import APIBlueprint, Tag
@@ -47,6 +48,15 @@ class NewRecipient(Body):
     public_key: Base64Key | None = Field(None, description="Ed25519, base64 of 32 bytes.")
 
 
+class ErasedReply(Reply):
+    """What stands for an erased recipient, and what of his was touched."""
+
+    email: str
+    copies: int
+    links_withdrawn: int
+    downloads_cleared: int
+
+
 class RecipientPath(Path):
     """Which recipient."""
 
@@ -79,3 +89,12 @@ def show_recipient(path: RecipientPath) -> dict[str, Any]:
     """One recipient of your organisation."""
     with home().database.read() as session:
         return service.describe(service.get_recipient(session, path.email, principal().organisation))
+
+
+@recipients.delete("/<email>", responses={200: ErasedReply, 409: problem("He was erased already")})
+@requires(Permission.MANAGE_PEOPLE)
+def erase_recipient(path: RecipientPath) -> dict[str, Any]:
+    """Erase who a recipient is, for good: his copies stay valid and resolvable, and nobody can name him."""
+    from registry.copies import erasure
+
+    return asdict(erasure.erase(home(), path.email, principal().organisation))

@@ -33,6 +33,8 @@ from verifier.bundle import utc
 
 DEFAULT_ORGANISATION = "default"
 ADMIN = "admin"
+ERASED = "erased.invalid"
+"""Domain of the names that stand for erased recipients: nobody has an address there (RFC 2606)."""
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+|[^@\s]+@localhost")
 _LONGEST_EMAIL = 254
@@ -123,6 +125,27 @@ def recipients(session: Session, organisation: int | None = None) -> Sequence[Re
     return session.execute(query).scalars().all()
 
 
+def erase(recipient: Recipient) -> None:
+    """Replace whatever tells who a recipient is. What certificates say of him can never be opened again.
+
+    :class:`StateError` where that was done before.
+    """
+    _refuse_erased(recipient)
+    recipient.email = f"recipient-{recipient.id}@{ERASED}"
+    recipient.public_key = None
+    recipient.salt = os.urandom(32)
+
+
+def is_erased(recipient: Recipient) -> bool:
+    """Whether this row stands for a recipient who was erased."""
+    return recipient.email.endswith(f"@{ERASED}")
+
+
+def _refuse_erased(recipient: Recipient) -> None:
+    if is_erased(recipient):
+        raise StateError(f"{recipient.email} stands for a recipient who was erased.", "Nothing was changed.")
+
+
 def describe(recipient: Recipient) -> dict[str, Any]:
     """A recipient as `registry recipient list --json` shows it."""
     return {
@@ -137,8 +160,9 @@ def commitments(recipient: Recipient, key_ids: Sequence[bytes]) -> list[bytes]:
 
     ``SHA-256(tag || salt || canonical({email, public_key}))`` with the certificate's own
     ``salt = HMAC-SHA-256(recipient's salt, key id)``: two certificates cannot be linked to one person,
-    and revealing one salt opens one certificate only.
+    and revealing one salt opens one certificate only. :class:`StateError` for a recipient who was erased.
     """
+    _refuse_erased(recipient)
     who = signing.canonical({"email": recipient.email, "public_key": _key_text(recipient)})
     salts = (hmac.digest(recipient.salt, key_id, "sha256") for key_id in key_ids)
     return [hashlib.sha256(b"hallmark/recipient/v1" + salt + who).digest() for salt in salts]

@@ -85,6 +85,7 @@ ROUTES: dict[str, Route] = {
     "GET /api/v1/recipients": Route(200),
     "POST /api/v1/recipients": Route(201, lambda ids: {"email": "bob@example.org"}),
     "GET /api/v1/recipients/<email>": Route(404),
+    "DELETE /api/v1/recipients/<email>": Route(404),
     "GET /api/v1/models": Route(200),
     "POST /api/v1/models": Route(
         202, lambda ids: {"name": "own", "adapter": "latent-diffusion", "weights": f"upload:{ids['upload']}"}

@@ -272,6 +272,22 @@ def test_an_ended_session_keeps_what_was_entered(served: Console) -> None:
     context.close()
 
 
+def test_a_recipient_is_erased(ada: Watched) -> None:
+    page = ada.page
+    page.goto("/console/recipients/new")
+    page.get_by_label("Address").fill("leaving@example.com")
+    submit(page, "Add the recipient")
+    page.get_by_role("button", name="Erase", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Erase who this is?")
+    expect(dialog).to_contain_text("nobody can tell whose they were")
+    dialog.get_by_role("button", name="Erase for good").click()
+    expect(page.get_by_role("status").first).to_contain_text("The recipient is erased.")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("@erased.invalid")
+    expect(page.get_by_role("button", name="Erase", exact=True)).to_have_count(0)
+    page.goto("/console/recipients?q=leaving")
+    expect(page.get_by_text("leaving@example.com")).to_have_count(0)
+
+
 def test_two_people_change_one_person(served: Console, ada: Watched) -> None:
     page = ada.page
     page.goto("/console/administration/people/vic")

@@ -77,6 +77,7 @@ ROUTES: dict[str, Page] = {
     "GET /console/recipients/new": Page(200),
     "POST /console/recipients/new": Page(303, {"email": "own@example.org"}),
     "GET /console/recipients/<email>": Page(404),
+    "POST /console/recipients/<email>/erase": Page(404),
     "GET /console/copies": Page(200),
     "GET /console/copies/issue": Page(200),
     "POST /console/copies/issue": Page(422, {"model": MODEL, "email": RECIPIENT}),
