@@ -20,18 +20,19 @@ depend on images alone. Where there is one reading only, it has all of alpha.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from verifier import evidence
+from verifier import evidence, lineage
 from verifier.bundle import Bundle, BundleModel
 from verifier.certificate import Certificate
 from verifier.devices import processors
@@ -189,17 +190,23 @@ def _pool(readings: Sequence[Reading]) -> NDArray[np.int64]:
 class Checker(ABC):
     """Networks that read images, and somebody who judges the readings.
 
-    ``bundle`` is where the ``networks`` come from, ``device`` where they run and ``chosen`` why, ``told`` the
-    device as findings name it.
+    ``bundles`` (of one registry) are where the ``networks`` come from, ``bundle`` is the first of them,
+    ``device`` where they run and ``chosen`` why, ``told`` the device as findings name it.
+    ``lineage`` tells models without keys, from ``lineage_members``; None where no bundle has any.
     ``parallel``: several images are read at a time, with one thread each.
     """
 
     def __init__(
-        self, bundle: Bundle, networks: Sequence[Network], tested: EvidenceEntry, parallel: bool = False
+        self,
+        bundles: Sequence[Bundle],
+        networks: Sequence[Network],
+        tested: EvidenceEntry,
+        parallel: bool = False,
     ) -> None:
-        self.bundle, self.networks, self._tested = bundle, networks, tested
+        self.bundle, self.networks, self._tested = bundles[0], networks, tested
         self.device, self.chosen, self.told = networks[0].device, networks[0].chosen, networks[0].told
-        self.lineage = Lineage.from_bundle(bundle, self.device, int(parallel))
+        members = self.lineage_members = lineage_members(bundles)
+        self.lineage = None if members is None else Lineage.open(members, self.device, int(parallel))
         self._workers = processors() if parallel else 1
 
     def check(
@@ -304,7 +311,7 @@ class Verifier(Checker):
         self._named: dict[str, Named] = {}  # in findings so far
         self.hypotheses = sum(entry.keys_issued for entry in bundle.models)
         tested = EvidenceEntry(bundle.models[0].bits, self.hypotheses, ALPHA, 1)
-        super().__init__(bundle, [model.network for model in self._models], tested, parallel)
+        super().__init__([bundle], [model.network for model in self._models], tested, parallel)
 
     @classmethod
     def from_bundle(
@@ -512,9 +519,35 @@ class Verifier(Checker):
         return entries
 
 
-def _with_lineage(lineage: Lineage, group: Group, finding: Finding) -> Finding:
+def lineage_members(bundles: Sequence[Bundle]) -> dict[str, bytes] | None:
+    """What lineage is told with: the network of the newest bundle that has one, and the fingerprints of all
+    bundles whose network it is. (`verifier update` fetches a bundle for each model, with its own alone.)
+
+    None where no bundle has lineage; :class:`TrustError` where it cannot be used.
+    """
+    found = [
+        held
+        for bundle in sorted(bundles, key=lambda bundle: -bundle.serial)
+        if (held := lineage.members(bundle)) is not None
+    ]
+    if len(found) < 2:
+        return found[0] if found else None
+    network = (lineage.IMAGES, lineage.SETS, lineage.SPEC)
+    known: dict[str, Any] = {}
+    try:
+        for held in found:
+            if all(held[name] == found[0][name] for name in network):
+                for entry in json.loads(held[lineage.FINGERPRINTS])["fingerprints"]:
+                    known.setdefault(json.dumps(entry, sort_keys=True), entry)
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrustError(f"a bundle's lineage cannot be used: {error}") from None
+    merged = json.dumps({"fingerprints": list(known.values())}).encode()
+    return {**found[0], lineage.FINGERPRINTS: merged}
+
+
+def _with_lineage(known: Lineage, group: Group, finding: Finding) -> Finding:
     numbers = [number for number, entry in enumerate(group.entries) if entry.error is None]
-    told = lineage.of([group.features[number] for number in numbers])
+    told = known.of([group.features[number] for number in numbers])
     images = list(finding.images)
     for place, note in told.notes.items():
         entry = images[numbers[place]]

@@ -94,7 +94,10 @@ class OnlineVerifier(Checker):
         first = self._targets[0]
         self._extended: set[merkle.Checkpoint] = set()
         tested = EvidenceEntry(first.entry.bits, 0, ALPHA, 1)
-        super().__init__(first.bundle, [target.network for target in self._targets], tested, parallel)
+        # First that of the first model asked about; the others have lineage to tell, asked about or not.
+        others = [bundle for bundle in bundles if bundle is not first.bundle]
+        networks = [target.network for target in self._targets]
+        super().__init__([first.bundle, *others], networks, tested, parallel)
 
     @property
     def sources(self) -> list[tuple[Bundle, BundleModel]]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import func, select
@@ -236,8 +236,19 @@ def _judge(
         )
         for target in targets
     ]
-    entries = [ImageEntry(row.image_id, row.sha256.hex(), row.width, row.height) for row in rows]
-    return _merged(entries, finding, targets, judged)
+    told = resolving.lineage_of(home, case.organisation_id, [picture for _, _, picture in pictures])
+    entries = [
+        ImageEntry(
+            row.image_id,
+            row.sha256.hex(),
+            row.width,
+            row.height,
+            notes=[told.notes[place]] if place in told.notes else [],
+        )
+        for place, row in enumerate(rows)
+    ]
+    found, detail = _merged(entries, finding, targets, judged)
+    return replace(found, lineage=told.entry), detail
 
 
 def _merged(

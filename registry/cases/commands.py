@@ -210,3 +210,5 @@ def _statements(home: Home, found: Any) -> None:
             said = document["error"] or document["statement"] or "waits to be checked"
             chance = f" {document['chance']}" if each.finding is not None and each.finding.attributed else ""
             click.echo(f"{names}: {said}{chance}")
+            if each.finding is not None and each.finding.lineage is not None:
+                click.echo(f"  lineage: {each.finding.lineage.statement()}")

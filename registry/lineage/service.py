@@ -3,6 +3,7 @@
     install(home, model, fingerprint_of(images))          # at registration and training
     relatives(session, model)[0]                          # the nearest registered model, and how near
     tree(session, organisation).svg()                     # dendrogram and distance matrix
+    told(fingerprints(session), images)                   # which of them made a set of images
     members(session, models)                              # lineage/... of a bundle
 
 A fingerprint is the mean direction of embeddings of disjoint sets of samples. The network is the one that
@@ -32,7 +33,15 @@ from registry.errors import InputError, StateError
 from registry.generators.models import Model
 from registry.lineage.models import LineageFingerprint
 from verifier import lineage as reading
-from verifier.lineage import Fingerprint, LineageNetwork, LineageSpec, Pixels, window
+from verifier.lineage import (
+    Fingerprint,
+    Lineage,
+    LineageFinding,
+    LineageNetwork,
+    LineageSpec,
+    Pixels,
+    window,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -213,6 +222,30 @@ def fingerprints(session: Session, organisation: int | None = None) -> list[Fing
         .order_by(Model.name, Model.version)
     )
     return [_parsed(row, model.label) for row, model in session.execute(query)]
+
+
+def fingerprints_of(session: Session, labels: Mapping[int, str]) -> list[Fingerprint]:
+    """Those of models by id, under the names that ``labels`` gives them; none where there is no network."""
+    if not available():
+        return []
+    query = (
+        select(LineageFingerprint)
+        .where(LineageFingerprint.model_id.in_(labels), LineageFingerprint.network == network_digest())
+        .order_by(LineageFingerprint.model_id)
+    )
+    return [_parsed(row, labels[row.model_id]) for row in session.execute(query).scalars()]
+
+
+def told(known: Sequence[Fingerprint], images: Sequence[Image.Image]) -> LineageFinding:
+    """Which of the models with the fingerprints ``known`` made ``images``, as one set.
+
+    Nothing is told where none is known. Images are read as they are: never resized, whatever their modes.
+    """
+    if not known:
+        return LineageFinding(None, {})
+    lineage = Lineage(network(), known)
+    pixels = [window(image.convert("RGB"), lineage.spec.window) for image in images]
+    return lineage.of(lineage.features(pixels))
 
 
 def tree(session: Session, organisation: int | None = None) -> Tree:

@@ -116,7 +116,7 @@ class FindingReply(Reply):
     verdict: Literal["attributed", "not-attributed"]
     copies: list[FoundCopy]
     model: FoundModel | None
-    lineage: None
+    lineage: Annotated[None, Field(description="It is told from pixels, which stay on your device.")]
     evidence: FoundEvidence
     network: FoundNetwork
     ledger: FoundLedger

@@ -41,6 +41,7 @@ from registry.home import Home
 from registry.keys import service as keys
 from registry.keys.models import KeyRevocation, UserKey
 from registry.ledger import service as ledger
+from registry.lineage import service as lineage
 from registry.resolve import budgets, deciding, explaining, grants
 from registry.resolve.budgets import Asked, Payers, RecentSketches, Sketcher
 from registry.resolve.deciding import Attribution
@@ -63,6 +64,7 @@ from verifier.finding import (
     NetworkEntry,
 )
 from verifier.images import decode_image
+from verifier.lineage import LineageFinding
 from verifier.network import Network, NetworkSpec
 
 LARGEST_ALPHA = ALPHA
@@ -272,6 +274,18 @@ def judge_images(
     plus = keys.probabilities(home.master, target.model)
     explained = explaining.explain(table, answer.named, ranked, issued, 1.0 - foreign * float(q), plus)
     return Judged(answer, network, explained)
+
+
+def lineage_of(home: Home, organisation: int, pictures: Sequence[Picture]) -> LineageFinding:
+    """Which model made a set of pictures, told without keys among all models open to the organisation.
+
+    Those without keys or network count too; they are named as :class:`Target` labels them. It costs nothing
+    of a budget: it says nothing of a key.
+    """
+    with home.database.read() as session:
+        targets = [Target(*row) for row in session.execute(grants.targets(organisation))]
+        known = lineage.fingerprints_of(session, {target.model.id: target.label for target in targets})
+    return lineage.told(known, pictures)
 
 
 def readable_targets(session: Session, organisation: int) -> list[Target]:

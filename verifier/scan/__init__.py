@@ -24,6 +24,7 @@ so all shares sum to alpha.
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ from verifier.devices import processors
 from verifier.errors import InputError
 from verifier.evidence import ALPHA
 from verifier.finding import Finding
-from verifier.lineage import members
+from verifier.lineage import IMAGES
 from verifier.reading import Reader
 from verifier.scan import local, table
 from verifier.scan.journal import RULES, Journal
@@ -106,6 +107,8 @@ def scan(
     if so_far and not path.exists():
         raise InputError(f"there is no {path}: no scan with this --out was interrupted.")
     networks = [network.digest for network in checker.networks]
+    if checker.lineage_members is not None:
+        networks.append(hashlib.sha256(checker.lineage_members[IMAGES]).hexdigest())
     order = {"sources": list(sources), "networks": networks, "pose_search": pose_search}
     with Journal.open(path, order) as journal, _stoppable() as stopped:
         try:
@@ -157,7 +160,7 @@ def _read(
 
         packages = [network_package(bundle, entry) for bundle, entry in checker.sources]
         with Cluster(
-            packages, members(checker.bundle), checker.device, pose_search, workers, size, address
+            packages, checker.lineage_members, checker.device, pose_search, workers, size, address
         ) as cluster:
             for records in cluster.read(batches):
                 journal.record(records)

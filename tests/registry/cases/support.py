@@ -12,6 +12,8 @@ from PIL import Image
 from registry.accounts import service as accounts
 from registry.accounts.permissions import Principal, Role
 from registry.generators import service as generators
+from registry.generators.adapters import get_adapter
+from registry.generators.builtin import resolve_builtin
 from registry.home import Home
 from tests.registry.resolve.support import signs
 from tests.registry.support import MODEL, SIDE
@@ -45,3 +47,9 @@ def foreign(seed: int = 1) -> bytes:
 def who(home: Home, role: Role = Role.ADMIN) -> Principal:
     with home.database.read() as session:
         return Principal(accounts.default_organisation(session).id, role, f"the {role}")
+
+
+def samples(family: str, count: int) -> list[Image.Image]:
+    """What the zoo's builtin of a family makes."""
+    weights = resolve_builtin(f"builtin:zoo-{family}@1").weights
+    return get_adapter(family).load(weights).sample(count, seed=3)

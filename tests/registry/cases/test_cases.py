@@ -7,15 +7,19 @@ import json
 import zipfile
 
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 from sqlalchemy import select
 
+from registry import cli
 from registry.accounts.permissions import Role
 from registry.cases import checking, images, reporting, service, showing
 from registry.cases.models import CaseFinding
 from registry.errors import ForbiddenError, InputError, NotFoundError, StateError
+from registry.generators import service as generators
 from registry.home import Home
 from registry.verification import verify_ledger
-from tests.registry.cases.support import foreign, image_of, who
+from tests.registry.cases.support import foreign, image_of, png, samples, who
 from tests.registry.resolve.support import issue
 from tests.registry.support import MODEL, RECIPIENT
 from verifier import proof
@@ -166,6 +170,44 @@ def test_a_set_whose_images_contradict_each_other_gets_no_verdict_and_says_so(sq
     said = shown.document()["statement"]
     assert said.startswith("These images contradict each other")
     assert "0.png names" in said
+
+
+def test_lineage_is_told_without_keys_and_goes_into_the_report(sqlite_ready: Home) -> None:
+    home = sqlite_ready
+    for family in ("vae", "flow"):
+        generators.add_model(home, f"zoo-{family}", family, f"builtin:zoo-{family}@1")
+    case_id = service.open_case(home, who(home), "x").case_id
+    small = Image.new("RGB", (9, 40), "red")
+    files = [(f"{n}.png", png(image)) for n, image in enumerate([*samples("vae", 12), small])]
+    received = images.add(home, who(home), case_id, files)
+    assert "both sides need 16" in str(received[-1].error)
+    checked(home, case_id, as_set=True)
+    (shown,) = seen_by(home, case_id, Role.AUDITOR)
+    assert shown.finding is not None
+    assert (shown.finding.verdict, shown.finding.model) == ("not-attributed", None)
+    assert shown.finding.lineage is not None
+    assert shown.finding.lineage.model == "zoo-vae@1"
+    page = reporting.make(home, who(home), case_id, "html")[1].decode()
+    assert "made by zoo-vae@1" in page
+    again = CliRunner().invoke(cli.cli, ["case", "show", case_id, "--home", str(home.settings.home)])
+    assert "lineage: made by zoo-vae@1 (confidence" in again.output
+
+
+def test_a_set_of_two_models_is_said_to_be_mixed_image_by_image(sqlite_ready: Home) -> None:
+    home = sqlite_ready
+    for family in ("vae", "flow"):
+        generators.add_model(home, f"zoo-{family}", family, f"builtin:zoo-{family}@1")
+    case_id = service.open_case(home, who(home), "x").case_id
+    both = [*samples("vae", 16), *samples("flow", 16)]
+    images.add(home, who(home), case_id, [(f"{n}.png", png(image)) for n, image in enumerate(both)])
+    checked(home, case_id, as_set=True)
+    (shown,) = seen_by(home, case_id, Role.AUDITOR)
+    assert shown.finding is not None
+    assert shown.finding.lineage is not None
+    assert shown.finding.lineage.model is None
+    assert shown.finding.lineage.note.startswith("the set mixes models: zoo-")
+    told = [image.notes[0].rpartition(" ")[2] for image in shown.finding.images]
+    assert sum(map(str.__eq__, told, ["zoo-vae@1"] * 16 + ["zoo-flow@1"] * 16)) >= 28
 
 
 def test_numbers_and_names_are_for_those_who_may_see_them(sqlite_ready: Home) -> None:
