@@ -6,8 +6,8 @@ A decoder cannot be interrupted from within its own process, and a crash in one 
 child process decodes: it may take SECONDS (of processor time, so that a busy machine refuses nothing that an
 idle one reads) and MEMORY, and what happens to it is an :class:`InputError` about that one image. Children
 are kept and used again, one for each thread that decodes at a time: the first costs the start of a Python
-that loads Pillow and nothing else (0.1 s), each further image the way through two pipes (a 12-megapixel JPEG:
-10 ms).
+that loads Pillow and nothing else (0.1 s), each further image the way through two pipes (some 10 ms where
+12 megapixels come back).
 
 The protocol: a line of JSON and the file's bytes to the child; a line of JSON and the pixels (mode RGB) back.
 """

@@ -13,7 +13,8 @@ this took place.
 
 **Limits.** Bytes before a file is read, pixels from the header before anything is decoded. Time, memory and
 crashes are the business of :mod:`verifier.guard`, where everything is decoded but what is known to be quick:
-a small file (QUICK_BYTES, QUICK_PIXELS) of a format whose decoder's work is bounded by the two.
+a small file (QUICK_BYTES, QUICK_PIXELS) of a format whose decoder's work is bounded by the two, and a large
+JPEG that is decoded in one pass (:mod:`verifier.jpeg`) to a small picture.
 
 **Reduced scale.** Where the caller names the short ``side`` that is enough for him, a larger JPEG is decoded
 at 1/2, 1/4 or 1/8 of its size (the decoder's own scaling, which averages blocks of pixels), as long as its
@@ -28,6 +29,7 @@ import importlib
 import io
 import os
 import stat
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ from typing import Any
 from PIL import Image
 
 from verifier.errors import InputError
+from verifier.jpeg import one_scan
 from verifier.quiet import quiet_warnings
 
 MAX_BYTES = 256 << 20
@@ -73,6 +76,11 @@ QUICK_PIXELS = 1 << 22
 QUICK_SCANS = 32
 """Scans of a JPEG (progressive files have some ten): each goes over all pixels, however short it is."""
 
+ONE_SCAN_BYTES = 1 << 24
+"""A JPEG of one scan may have so many: half a second, whatever they are. It may have more than QUICK_PIXELS,
+too, as long as no more are left at the scale at which it is decoded."""
+
+_SCAN = b"\xff\xda"  # the marker that starts one
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO/IEC 23008-12
 
 _ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
@@ -178,17 +186,10 @@ def decode(
     data: bytes, name: str = "the image", max_pixels: int = MAX_PIXELS, side: int | None = None
 ) -> Decoded:
     """Decode image bytes, here or guarded; :class:`InputError` (naming ``name``) where that is impossible."""
-    kind = known_format(data)
-    if kind is not None and len(data) > QUICK_BYTES.get(kind, 0):
-        quick = False
-    elif kind == "JPEG":
-        quick = data.count(b"\xff\xda") <= QUICK_SCANS
-    else:
-        quick = True
-    if quick:
+    if _opens_quickly(data):
         with quiet_warnings():
             opened = _open(data, name, max_pixels)
-            if opened.width * opened.height <= QUICK_PIXELS:
+            if _decodes_quickly(opened, data, side):
                 return _decode_opened(opened, name, side)
     from verifier.guard import decode_guarded
 
@@ -212,6 +213,28 @@ def readable_formats() -> dict[str, bool]:
         else:
             found[kind] = True
     return found
+
+
+def _opens_quickly(data: bytes) -> bool:
+    """Whether the header can be read in this process (what is no image at all is refused here as well)."""
+    kind = known_format(data)
+    if kind is None or len(data) <= QUICK_BYTES.get(kind, 0):
+        return True
+    return kind == "JPEG" and len(data) <= ONE_SCAN_BYTES and one_scan(data)
+
+
+def _decodes_quickly(opened: Image.Image, data: bytes, side: int | None) -> bool:
+    """Whether the pixels of what opens quickly can be decoded in this process."""
+    pixels, jpeg = opened.width * opened.height, known_format(data) == "JPEG"
+    if pixels <= QUICK_PIXELS and not (jpeg and data.count(_SCAN) > QUICK_SCANS):
+        return True
+    return jpeg and pixels <= QUICK_PIXELS * _reduction(opened.size, side) ** 2 and one_scan(data)
+
+
+def _reduction(size: tuple[int, int], side: int | None) -> int:
+    """By how much a JPEG's sides are divided if it is decoded for a short ``side``."""
+    most = 1 if side is None else min(size) // side
+    return next((reduction for reduction in (8, 4, 2) if reduction <= most), 1)
 
 
 def _decode_opened(opened: Image.Image, name: str, side: int | None) -> Decoded:
@@ -325,7 +348,9 @@ def _traits(opened: Image.Image) -> tuple[str, ...]:
     told = [str(opened.format), f"{opened.width} x {opened.height}", opened.mode]
     tables = getattr(opened, "quantization", None)
     if tables:
-        told.append(hashlib.sha256(repr(sorted(tables.items())).encode()).hexdigest()[:16])
+        # As 16-bit numbers: a table's text takes several times as long to write.
+        numbered = b"".join(bytes([key]) + array("H", tables[key]).tobytes() for key in sorted(tables))
+        told.append(hashlib.sha256(numbered).hexdigest()[:16])
     try:
         exif = opened.getexif()
         told += [str(exif[tag])[:_LONGEST_TRAIT] for tag in _MAKER_TAGS if tag in exif]

@@ -325,7 +325,9 @@ class Network:
             return []
         images = [self.reduced(image) for image in images]
         size = self.spec.size
-        canvases = np.stack([self._resized(image, (size, size)) for image in images])
+        canvases = np.empty((len(images), size, size, 3), np.uint8)
+        for canvas, image in zip(canvases, images, strict=True):
+            canvas[:] = self._resized(image, (size, size))
         readings = self._readings(canvases, [Pose(0, 0, size, size)] * len(images))
         return [
             _by_confidence(self._search(image, reading)) if pose_search else [reading]

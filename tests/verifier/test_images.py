@@ -420,6 +420,44 @@ def test_large_jpegs_are_decoded_at_the_scale_that_is_enough(tmp_path: Path, ori
     assert difference(small, np.asarray(full, float)) < 1
 
 
+def test_what_is_decoded_in_one_pass_to_a_small_picture_needs_no_guard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = PICTURE.resize((3600, 3000), Image.Resampling.BICUBIC)
+    data = encoded(large, "JPEG", quality=95)
+    guarded = guard.decode_guarded(data, "x", images.MAX_PIXELS, 256)
+    sent = []
+
+    def instead(data: bytes, name: str, max_pixels: int, side: int | None) -> images.Decoded:
+        sent.append(side)
+        return images.decode_here(data, name, max_pixels, side)
+
+    monkeypatch.setattr(guard, "decode_guarded", instead)
+    here = decode(data, side=256)
+    assert not sent
+    assert here.image.tobytes() == guarded.image.tobytes()
+    assert (here.width, here.height, here.notes, here.traits) == (
+        guarded.width,
+        guarded.height,
+        guarded.notes,
+        guarded.traits,
+    )
+    decode(data)
+    decode(data, side=2000)  # at full size, which is too much to hold
+    decode(encoded(large, "JPEG", progressive=True), side=256)
+    monkeypatch.setattr(images, "ONE_SCAN_BYTES", len(data) - 1)
+    monkeypatch.setattr(images, "QUICK_BYTES", {})
+    decode(data, side=256)
+    assert sent == [None, 2000, 256, 256]
+
+
+def test_a_second_scan_after_one_with_everything_is_damage() -> None:
+    data = encoded(PICTURE.resize((3600, 3000)), "JPEG")
+    again = data[:-2] + data[data.index(b"\xff\xda") : -2] * 20 + b"\xff\xd9"
+    with pytest.raises(InputError, match="damaged"):
+        decode(again, side=256)
+
+
 def test_every_format_can_be_read_here() -> None:
     assert readable_formats() == dict.fromkeys(images.FORMATS, True)
 
