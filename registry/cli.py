@@ -180,7 +180,9 @@ def model_show(name: str, as_json: bool) -> None:
     if as_json:
         print_json(described)
         return
-    networks = described.pop("networks")
+    networks, known = described.pop("networks"), described.pop("lineage")
+    if known is not None:
+        described["lineage"] = f"known from {known['samples']} images. {nearest_sentence(known)}".rstrip()
     for field, value in described.items():
         click.echo(f"{field.replace('_', ' '):>18}  {'-' if value is None else value}")
     for network in networks:

@@ -258,7 +258,7 @@ def _relatives(session: Session, model: Model) -> Sequence[Any]:
     """The nearest other models by lineage."""
     from registry.lineage import service as lineage  # which itself builds on this feature
 
-    if not (lineage.FOLDER / lineage.SPEC).is_file():  # a checkout without the trained network
+    if not lineage.available():
         return ()
     return lineage.relatives(session, model)[:_NEAREST]
 

@@ -21,7 +21,11 @@ def lineage() -> None:
 @home_option
 @json_option
 def lineage_tree(out: Path | None, as_json: bool) -> None:
-    """Cluster the fingerprints of all registered models."""
+    """Cluster the fingerprints of all registered models.
+
+    Distances are one less the cosine of two fingerprints: near 0 for the same or derived weights, about 1 for
+    models that have nothing to do with each other.
+    """
     from registry.errors import InputError
     from registry.lineage import service
 
@@ -32,7 +36,7 @@ def lineage_tree(out: Path | None, as_json: bool) -> None:
     with opened() as home, home.database.read() as session:
         tree = service.tree(session)
     if out is not None:
-        out.write_text(tree.svg(), encoding="utf-8")
+        out.write_text(tree.svg(service.network().spec.relative), encoding="utf-8")
     if as_json:
         print_json(tree.document())
     else:
@@ -50,10 +54,11 @@ def lineage_tree(out: Path | None, as_json: bool) -> None:
 @home_option
 @json_option
 def lineage_compute(name: str, samples: Path | None, as_json: bool) -> None:
-    """Compute the fingerprint of model NAME and show its nearest relative.
+    """Compute a model's fingerprint and show its nearest relative.
 
-    `registry model add` and `registry model train` do this by themselves, except for a model that samples
-    slowly and is not trained yet, or whose sampler is not at hand.
+    NAME may be NAME@VERSION. At least 64 images are needed, as the model made them: resized or saved as JPEG
+    they tell less. `registry model add` and `registry model train` do this by themselves, except for a model
+    that samples slowly and is not trained yet, or whose sampler is not at hand.
     """
     from registry.errors import InputError
     from registry.generators import service as generators
@@ -90,9 +95,12 @@ def nearest_sentence(described: Mapping[str, Any] | None) -> str:
     nearest = described["nearest"] if described else None
     if nearest is None:
         return ""
+    distance = f"{nearest['distance']:.3f}"
     if nearest["derived"]:
         return (
-            f"Warning: its images are those of {nearest['model']} or of weights derived from it "
-            f"(distance {nearest['distance']:g})."
+            f"Warning: by its images it is {nearest['model']}, or was fine-tuned or pruned from it "
+            f"(distance {distance})."
         )
-    return f"Its nearest relative is {nearest['model']} (distance {nearest['distance']:g})."
+    return (
+        f"Its nearest relative is {nearest['model']} (distance {distance}), farther than derived weights are."
+    )

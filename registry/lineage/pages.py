@@ -19,11 +19,11 @@ def index() -> Answer:
     """The tree and its distances; what is missing, where there are fewer than two fingerprints."""
     owner = principal().organisation
     with home().database.read() as session:
-        shipped = (service.FOLDER / service.SPEC).is_file()  # not in a checkout without the trained network
-        known = service.fingerprints(session, owner) if shipped else []
+        known = service.fingerprints(session, owner) if service.available() else []
         tree = service.tree(session, owner) if len(known) > 1 else None
     # Made by us: names are escaped where the drawing is made, and it has no script and no style.
-    drawing = None if tree is None else Markup(tree.svg())  # noqa: S704
+    limit = 0.0 if tree is None else service.network().spec.relative
+    drawing = None if tree is None else Markup(tree.svg(limit))  # noqa: S704
     nearest = []
     if tree is not None:
         for row, name in enumerate(tree.models):
@@ -33,5 +33,4 @@ def index() -> Answer:
                 if column != row
             ]
             nearest.append((name, *min(others)))
-    limit = service.network().spec.relative if tree is not None else 0.0
     return render("lineage/index.html", drawing=drawing, nearest=nearest, known=known, limit=limit)

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import dendrogram, fcluster, linkage
 from scipy.spatial.distance import squareform
 
-ROW, LABEL, TREE, TOP = 20, 150, 220, 34
-"""Height of a row, widths of labels and dendrogram, height above the rows; pixels."""
+ROW, TREE, TOP, LETTER = 20, 260, 40, 7.2
+"""Height of a row, width of the dendrogram, height above the rows, width of a letter; pixels."""
 DARKEST = 0.85
+UNRELATED = 1.0
+"""Distance of models that have nothing in common. Drawings reach at least so far: otherwise near relatives
+would look far from each other where there are no others."""
 
 
 @dataclass(frozen=True)
@@ -57,40 +60,52 @@ class Tree:
             ],
         }
 
-    def svg(self) -> str:
-        """Dendrogram, names and distance matrix side by side; colours follow the page's text colour."""
-        drawn = dendrogram(self.merges, no_plot=True)
-        order = drawn["leaves"]
-        n, highest = len(order), max(float(self.merges[:, 2].max()), 1e-9)
-        left = TREE + 16 + LABEL
-        width, height = left + n * ROW + 16, TOP + n * ROW + 16
-        parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-            f'height="{height}" role="img" font-family="sans-serif" font-size="12" fill="currentColor">',
-            f"<title>Lineage of {n} models: dendrogram and distances</title>",
-        ]
+    def svg(self, derived: float = 0.0) -> str:
+        """Dendrogram, names and distance matrix side by side; colours follow the page's text colour.
+
+        Up to the distance ``derived``, which is marked, one model's weights descend from the other's.
+        """
+        order = dendrogram(self.merges, no_plot=True)
+        rows, n = order["leaves"], len(self.models)
+        highest = max(float(self.merges[:, 2].max()), UNRELATED)
+        left = round(TREE + 24 + LETTER * max(map(len, self.models)) + LETTER * len(str(n)))
+        width, height = left + n * ROW + 8, TOP + n * ROW + 8
 
         def across(distance: float) -> float:
             return 8 + (TREE - 16) * (1 - distance / highest)
 
-        for places, heights in zip(drawn["icoord"], drawn["dcoord"], strict=True):
+        def text(x: float, y: float, anchor: str, said: str) -> str:
+            return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(said)}</text>'
+
+        parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+            f'height="{height}" role="img" font-family="sans-serif" font-size="12" fill="currentColor">',
+            f"<title>Lineage of {n} models: dendrogram and distances</title>",
+            text(8, 14, "start", f"distance {highest:.2f}"),
+            text(across(0), 14, "end", "0"),
+        ]
+        if derived:
+            parts.append(
+                f'<line x1="{across(derived):.1f}" x2="{across(derived):.1f}" y1="{TOP - 8}" '
+                f'y2="{height - 8}" stroke="currentColor" stroke-dasharray="2 3">'
+                f"<title>right of this line, at {derived:.3f}: derived weights</title></line>"
+            )
+        for places, heights in zip(order["icoord"], order["dcoord"], strict=True):
             points = " ".join(
                 f"{across(h):.1f},{TOP + p / 10 * ROW:.1f}" for p, h in zip(places, heights, strict=True)
             )
             parts.append(f'<polyline points="{points}" fill="none" stroke="currentColor"/>')
-        parts.append(f'<text x="8" y="14">{highest:.2f}</text>')
-        parts.append(f'<text x="{TREE - 8}" y="14" text-anchor="end">distance 0</text>')
-        for row, model in enumerate(order):
+        for row, model in enumerate(rows):
             y = TOP + row * ROW
-            parts.append(f'<text x="{TREE}" y="{y + 14}">{escape(self.models[model])}</text>')
-            for column, other in enumerate(order):
+            parts.append(text(TREE, y + 14, "start", f"{row + 1}  {self.models[model]}"))
+            parts.append(text(left + (row + 0.5) * ROW, TOP - 6, "middle", str(row + 1)))
+            for column, other in enumerate(rows):
                 value = float(self.distances[model, other])
                 shade = DARKEST * (1 - min(value / highest, 1.0))
+                pair = f"{self.models[model]} - {self.models[other]}: {value:.3f}"
                 parts.append(
-                    f'<rect x="{left + column * ROW}" y="{y}" width="{ROW}" height="{ROW}" '
-                    f'fill="#2a6fbb" fill-opacity="{shade:.2f}">'
-                    f"<title>{escape(self.models[model])} - {escape(self.models[other])}: {value:.3f}</title>"
-                    "</rect>"
+                    f'<rect x="{left + column * ROW}" y="{y}" width="{ROW}" height="{ROW}" fill="#2a6fbb" '
+                    f'fill-opacity="{shade:.2f}"><title>{escape(pair)}</title></rect>'
                 )
         return "\n".join([*parts, "</svg>", ""])
 
