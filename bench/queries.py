@@ -147,6 +147,7 @@ def fill(url: str, count: int) -> None:
         ("resolution", count // 50, {
             "id": f"{FIRST} + n", "resolution_id": "'resolution-' || n", "scope": "'organisation:1'",
             "organisation_id": "CASE WHEN n <= 500 THEN 2 ELSE 1 END", "grant_id": "NULL",
+            "owner_id": "CASE WHEN n <= 500 THEN 2 ELSE 1 END",
             "model_id": "CASE WHEN n <= 500 THEN 9 ELSE 1 + n % 8 END", "alpha": "1e-6",
         }),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement, Select, select, union
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.api.schemas import Query
@@ -39,16 +39,25 @@ def page(
     wanted: PageQuery,
     *,
     newest_first: bool = True,
+    either: Sequence[ColumnElement[bool]] = (),
 ) -> tuple[Sequence[Any], str | None]:
     """The rows of one page and the cursor of the next (``None`` at the end), ordered by ``number``.
 
-    ``number`` is a unique integer column; the first column of ``query`` must be its entity or row.
+    ``number`` is a unique integer column; the first column of ``query`` must be its entity or row. Of
+    ``either`` one condition must hold: each is read for itself, so that an index on its column and ``number``
+    gives it a page, where the database would read the table for the one and the other.
     """
-    if wanted.after is not None:
-        last = int(wanted.after, 16)
-        query = query.where(number < last if newest_first else number > last)
-    ordered = query.order_by(number.desc() if newest_first else number.asc()).limit(wanted.limit + 1)
-    rows = session.execute(ordered.add_columns(number.label("page_number"))).all()
+
+    def cut(selected: Select[Any]) -> Select[Any]:
+        if wanted.after is not None:
+            last = int(wanted.after, 16)
+            selected = selected.where(number < last if newest_first else number > last)
+        return selected.order_by(number.desc() if newest_first else number.asc()).limit(wanted.limit + 1)
+
+    if either:
+        pages = (cut(select(number).where(condition)).subquery() for condition in either)
+        query = query.where(number.in_(union(*(select(found.c[0]) for found in pages))))
+    rows = session.execute(cut(query).add_columns(number.label("page_number"))).all()
     shown = rows[: wanted.limit]
     more = encode(shown[-1].page_number) if len(rows) > wanted.limit else None
     return [row[0] if len(row) == 2 else row for row in shown], more

@@ -51,18 +51,23 @@ class Resolution(Base):
     """One query: who asked what, and the verdict.
 
     ``logits_sha256`` is the digest of its readings; ``sketches`` (32 bytes a reading) tell near-duplicates
-    apart from new images, and under their secret alone.
+    apart from new images, and under their secret alone. ``owner_id`` is the model's organisation.
     """
 
     __tablename__ = "resolution"
-    __table_args__ = (Index("ix_resolution_scope_model_id_id", "scope", "model_id", "id"),)
+    __table_args__ = (
+        Index("ix_resolution_scope_model_id_id", "scope", "model_id", "id"),
+        Index("ix_resolution_organisation_id_id", "organisation_id", "id"),
+        Index("ix_resolution_owner_id_id", "owner_id", "id"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     resolution_id: Mapped[str] = mapped_column(unique=True)
-    organisation_id: Mapped[int] = mapped_column(ForeignKey("organisation.id"), index=True)
+    organisation_id: Mapped[int] = mapped_column(ForeignKey("organisation.id"))
     actor: Mapped[str]
     scope: Mapped[str]
-    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), index=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"))
+    owner_id: Mapped[int] = mapped_column(ForeignKey("organisation.id"))
     grant_id: Mapped[int | None] = mapped_column(ForeignKey("resolve_grant.id"))
     source: Mapped[str]
     network: Mapped[bytes]

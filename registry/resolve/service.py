@@ -387,6 +387,7 @@ def _record(
             "actor": asked.actor,
             "scope": asked.scope,
             "model_id": asked.model,
+            "owner_id": target.model.organisation_id,
             "grant_id": None if target.grant is None else target.grant.id,
             "source": query.source,
             "network": bytes.fromhex(network.onnx),

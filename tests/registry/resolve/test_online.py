@@ -22,9 +22,12 @@ from registry.accounts.permissions import Permission, Role
 from registry.app import create_app
 from registry.bundles.service import BundleOptions, export
 from registry.generators import service as generators
+from registry.generators.builtin import resolve_builtin
 from registry.home import Home
 from registry.keys import service as keys
+from registry.lineage import service as lineage
 from registry.trust import service as trust
+from tests.registry.cases.support import samples
 from tests.registry.resolve.support import caller, issue, organisation, signs
 from tests.registry.support import BITS, MODEL, SIDE, TinyModel
 from tests.registry.trust.clients import served
@@ -520,3 +523,36 @@ def test_the_example_of_the_python_page_runs(world: World, monkeypatch: pytest.M
         Verifier.from_registry(world.url, token=world.token(), home=world.device, trust="0" * 32)
     with pytest.raises(InputError, match="nothing was fetched"):
         Verifier.from_registry(world.url, token=world.token(), home=world.folder / "empty")
+
+
+def test_lineage_is_told_here_among_the_models_of_all_bundles(world: World) -> None:
+    home, tiny = world.home, world.tiny
+    other = generators.add_model(home, "other", "latent-diffusion", str(tiny.weights))
+    with home.database.write() as session:
+        generators.install_basis(session, home.storage, other, tiny.basis)
+        generators.install_network(session, home.storage, other, tiny.network)
+        model = generators.get_model(session, MODEL)
+    for of, family in ((model, "vae"), (other, "flow")):
+        shipped = resolve_builtin(f"builtin:zoo-{family}@1").lineage
+        assert shipped is not None
+        fingerprint = lineage.read_shipped(shipped)
+        assert fingerprint is not None
+        lineage.install(home.database, of, fingerprint)
+    trust.publish(home, add=[other])
+    update(world.url, world.device)
+    for family in ("vae", "flow"):
+        (world.folder / family).mkdir()
+        for number, image in enumerate(samples(family, 8)):
+            image.save(world.folder / family / f"{number}.png")
+    for family, named in (("vae", "tiny@1"), ("flow", "other@1")):
+        images = sorted((world.folder / family).iterdir())
+        result = world.run(*images, "--set", "--json", "--no-pose-search", token=world.token())
+        (found,) = printed(result)
+        assert (found["verdict"], found["lineage"]["model"]) == ("not-attributed", named)
+        for body in world.recorder.bodies:
+            assert [list(image) for image in json.loads(body)["images"]] == [["readings"]] * 8
+    bundles = [Bundle.open(path, home.identity.registry) for path in world.device.glob("*/bundles/*.bundle")]
+    checker = OnlineVerifier(bundles, Client(world.url, world.token()), "cpu")
+    out = world.folder / "findings.parquet"
+    scan([str(world.folder / "flow")], out, checker, pose_search=False)
+    assert set(pq.read_table(out)["lineage_model"].to_pylist()) == {"other@1"}

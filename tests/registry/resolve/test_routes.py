@@ -167,4 +167,7 @@ def test_every_query_is_logged_without_its_logits(ready: Home) -> None:
     assert {entry["organisation"] for entry in entries} == {"own"}
     assert entries[1]["units"] == 21
     assert len({entry["logits_sha256"] for entry in entries}) == 2
+    first = admin.get("/resolutions?limit=1").json
+    second = admin.get(f"/resolutions?limit=1&after={first['next']}").json
+    assert (first["items"] + second["items"], second["next"]) == (entries, None)
     assert auditor.get("/resolutions").status_code == 403
