@@ -547,6 +547,7 @@ def test_lineage_is_told_here_among_the_models_of_all_bundles(world: World) -> N
     for family, named in (("vae", "tiny@1"), ("flow", "other@1")):
         images = sorted((world.folder / family).iterdir())
         result = world.run(*images, "--set", "--json", "--no-pose-search", token=world.token())
+        assert result.exit_code == 1, result.output
         (found,) = printed(result)
         assert (found["verdict"], found["lineage"]["model"]) == ("not-attributed", named)
         for body in world.recorder.bodies:
