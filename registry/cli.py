@@ -182,7 +182,7 @@ def model_show(name: str, as_json: bool) -> None:
         return
     networks, known = described.pop("networks"), described.pop("lineage")
     if known is not None:
-        described["lineage"] = f"known from {known['samples']} images. {nearest_sentence(known)}".rstrip()
+        described["lineage"] = f"fingerprint of {known['samples']} images. {nearest_sentence(known)}".rstrip()
     for field, value in described.items():
         click.echo(f"{field.replace('_', ' '):>18}  {'-' if value is None else value}")
     for network in networks:
@@ -240,7 +240,7 @@ def model_train(name: str, data: Path | None, steps: int | None) -> None:
         described = service.describe(session, trained)
     if described["networks"]:
         click.echo(f"Model {trained.label} is ready for issuing.")
-    if described["lineage"] is not None:
+    if described["lineage"] and described["lineage"]["samples"]:
         click.echo(f"Its lineage is known from {described['lineage']['samples']} samples.")
     if sentence := nearest_sentence(described["lineage"]):
         click.echo(sentence, err=True)

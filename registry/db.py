@@ -38,7 +38,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from registry.errors import InputError, IntegrityError, RegistryError, StateError
 
-REVISION = "0014"
+REVISION = "0015"
 """The schema revision that this code works with (the newest in ``migrations/versions``)."""
 
 DAY_SECONDS = 86_400

@@ -258,8 +258,6 @@ def _relatives(session: Session, model: Model) -> Sequence[Any]:
     """The nearest other models by lineage."""
     from registry.lineage import service as lineage  # which itself builds on this feature
 
-    if not lineage.available():
-        return ()
     return lineage.relatives(session, model)[:_NEAREST]
 
 

@@ -301,12 +301,14 @@ def reference(model: Model) -> certificate.ModelReference:
 
 
 def _learn_lineage(home: Home, adapter: Adapter, model: Model, source: _Source) -> None:
-    """The model's lineage fingerprint, where it ships with the weights or its samples cost seconds at most.
+    """What the model's weights descend from, and its lineage fingerprint where that costs seconds at most: it
+    ships with the weights, or samples are drawn quickly.
 
     Others get it when they are trained, from the latents that are drawn then.
     """
     from registry.lineage import service as lineage
 
+    lineage.compare_weights(home, model)
     if not lineage.available():
         return
     found = None if source.lineage is None else lineage.read_shipped(source.lineage)

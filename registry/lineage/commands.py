@@ -95,12 +95,14 @@ def nearest_sentence(described: Mapping[str, Any] | None) -> str:
     nearest = described["nearest"] if described else None
     if nearest is None:
         return ""
-    distance = f"{nearest['distance']:.3f}"
+    distance = "" if nearest["distance"] is None else f" (distance of the images {nearest['distance']:.3f})"
+    if nearest["weights"] is not None:
+        return (
+            f"Warning: its weights and those of {nearest['model']} descend from each other: likeness "
+            f"{nearest['weights']:.2f}, where independent ones have about 0{distance}."
+        )
     if nearest["derived"]:
         return (
-            f"Warning: by its images it is {nearest['model']}, or was fine-tuned or pruned from it "
-            f"(distance {distance})."
+            f"Warning: by its images it is {nearest['model']}, or was fine-tuned or pruned from it{distance}."
         )
-    return (
-        f"Its nearest relative is {nearest['model']} (distance {distance}), farther than derived weights are."
-    )
+    return f"Its nearest relative is {nearest['model']}, farther than derived weights are{distance}."

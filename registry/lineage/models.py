@@ -1,4 +1,4 @@
-"""Table of the models' lineage fingerprints."""
+"""Tables of the models' lineage: fingerprints of their images, and what their weights tell."""
 
 from __future__ import annotations
 
@@ -25,3 +25,13 @@ class LineageFingerprint(Base):
     samples: Mapped[int]
     size: Mapped[int]
     computed_at: Mapped[int]
+
+
+class WeightKin(Base):
+    """The model registered before whose weights a model's descend from (:mod:`registry.lineage.weights`)."""
+
+    __tablename__ = "weight_kin"
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("model.id"), primary_key=True)
+    kin_id: Mapped[int] = mapped_column(ForeignKey("model.id"), index=True)
+    likeness: Mapped[float]

@@ -19,18 +19,10 @@ def index() -> Answer:
     """The tree and its distances; what is missing, where there are fewer than two fingerprints."""
     owner = principal().organisation
     with home().database.read() as session:
-        known = service.fingerprints(session, owner) if service.available() else []
+        known = service.fingerprints(session, owner)
         tree = service.tree(session, owner) if len(known) > 1 else None
+        nearest = service.nearest(session, owner)
     # Made by us: names are escaped where the drawing is made, and it has no script and no style.
     limit = 0.0 if tree is None else service.network().spec.relative
     drawing = None if tree is None else Markup(tree.svg(limit))  # noqa: S704
-    nearest = []
-    if tree is not None:
-        for row, name in enumerate(tree.models):
-            others = [
-                (float(tree.distances[row, column]), other)
-                for column, other in enumerate(tree.models)
-                if column != row
-            ]
-            nearest.append((name, *min(others)))
     return render("lineage/index.html", drawing=drawing, nearest=nearest, known=known, limit=limit)

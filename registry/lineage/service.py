@@ -1,7 +1,9 @@
 """Lineage of registered models: fingerprints from their own samples, relatives, what bundles carry.
 
-    install(home, model, fingerprint_of(images))          # at registration and training
+    install(database, model, fingerprint_of(images))      # at registration and training
+    compare_weights(home, model)                          # at registration
     relatives(session, model)[0]                          # the nearest registered model, and how near
+    nearest(session)                                      # that of each model
     tree(session, organisation).svg()                     # dendrogram and distance matrix
     told(fingerprints(session), images)                   # which of them made a set of images
     members(session, models)                              # lineage/... of a bundle
@@ -25,13 +27,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from registry.accounts import service as accounts
 from registry.db import Database, unix_now
 from registry.errors import InputError, StateError
+from registry.generators import service as generators
 from registry.generators.models import Model
-from registry.lineage.models import LineageFingerprint
+from registry.home import Home
+from registry.lineage import weights
+from registry.lineage.models import LineageFingerprint, WeightKin
 from verifier import lineage as reading
 from verifier.lineage import (
     Fingerprint,
@@ -63,12 +68,18 @@ SEED = 71
 
 @dataclass(frozen=True)
 class Relative:
-    """Another registered model at a ``distance`` (one less the cosine); ``derived``: as near as fine-tuned
-    or pruned weights are, and no independent training."""
+    """Another registered model.
+
+    ``distance`` is that of the images (one less the cosine), None where one of the two has no fingerprint;
+    ``weights`` the likeness of the weights (:mod:`registry.lineage.weights`), None unless they descend from
+    each other. ``derived``: by its weights, or as near as fine-tuned or pruned weights are by their images,
+    and no independent training.
+    """
 
     model: str
-    distance: float
+    distance: float | None
     derived: bool
+    weights: float | None = None
 
 
 @functools.cache
@@ -182,38 +193,97 @@ def write_shipped(found: Fingerprint, path: Path) -> None:
 
 def fingerprint(session: Session, model: Model) -> Fingerprint | None:
     """The model's own, None before there is one."""
-    row = _row(session, model)
+    row = _row(session, model) if available() else None
     return None if row is None else _parsed(row, model.label)
 
 
+def compare_weights(home: Home, model: Model) -> None:
+    """Note which model of its organisation, registered before, the weights of ``model`` descend from."""
+    with home.database.read() as session:
+        query = select(Model).where(
+            Model.organisation_id == model.organisation_id,
+            Model.adapter == model.adapter,
+            Model.id < model.id,
+        )
+        others = session.execute(query.order_by(Model.id)).scalars().all()
+    best, kin = weights.DERIVED, None
+    for other in others:
+        found = 1.0 if other.digest == model.digest else _likeness(home, model, other)
+        if found > best:
+            best, kin = found, other
+    if kin is not None:
+        with home.database.write() as session:
+            session.merge(WeightKin(model_id=model.id, kin_id=kin.id, likeness=best))
+
+
+def _likeness(home: Home, model: Model, other: Model) -> float:
+    return weights.likeness(home.storage, generators.base_name(model), generators.base_name(other)) or 0.0
+
+
 def relatives(session: Session, model: Model) -> list[Relative]:
-    """The organisation's other models by distance, nearest first; none before there is a fingerprint."""
-    own = fingerprint(session, model)
-    if own is None:
-        return []
-    others = fingerprints(session, model.organisation_id)
-    direction = np.asarray(own.embedding)
-    limit = network().spec.relative
-    found = [
-        Relative(other.model, round(distance, 5), distance <= limit)
-        for other in others
-        if other.model != model.label
-        for distance in [max(0.0, 1 - float(direction @ np.asarray(other.embedding)))]
-    ]
-    return sorted(found, key=lambda relative: relative.distance)
+    """The organisation's other models, derived ones first, then by distance; none before one is known."""
+    return _relatives(
+        model.label,
+        {one.model: one for one in fingerprints(session, model.organisation_id)},
+        _kin(session, model.organisation_id).get(model.label, {}),
+    )
+
+
+def nearest(session: Session, organisation: int | None = None) -> dict[str, Relative]:
+    """Of each model of an organisation that has one, its nearest relative."""
+    owner = accounts.owner(session, organisation)
+    known = {one.model: one for one in fingerprints(session, owner)}
+    kin = _kin(session, owner)
+    found = {label: _relatives(label, known, kin.get(label, {})) for label in sorted({*known, *kin})}
+    return {label: ranked[0] for label, ranked in found.items() if ranked}
+
+
+def _kin(session: Session, owner: int) -> dict[str, dict[str, float]]:
+    """Of each model those whose weights descend from it or the other way round, with their likeness."""
+    first, second = aliased(Model), aliased(Model)
+    query = (
+        select(first, second, WeightKin.likeness)
+        .join(first, first.id == WeightKin.model_id)
+        .join(second, second.id == WeightKin.kin_id)
+        .where(first.organisation_id == owner)
+    )
+    found: dict[str, dict[str, float]] = {}
+    for one, other, likeness in session.execute(query):
+        found.setdefault(one.label, {})[other.label] = likeness
+        found.setdefault(other.label, {})[one.label] = likeness
+    return found
+
+
+def _relatives(label: str, known: Mapping[str, Fingerprint], kin: Mapping[str, float]) -> list[Relative]:
+    own = known.get(label)
+    found = []
+    for other in {*known, *kin} - {label}:
+        distance = None
+        if own is not None and other in known:
+            cosine = float(np.asarray(own.embedding) @ np.asarray(known[other].embedding))
+            distance = round(max(0.0, 1 - cosine), 5)
+        near = distance is not None and distance <= network().spec.relative
+        if distance is not None or other in kin:
+            found.append(Relative(other, distance, near or other in kin, kin.get(other)))
+    return sorted(found, key=lambda each: (not each.derived, each.distance or 0.0, each.model))
 
 
 def describe(session: Session, model: Model) -> dict[str, object] | None:
-    """What `registry model show --json` says of a model's lineage."""
-    own = fingerprint(session, model) if available() else None
-    if own is None:
+    """What `registry model show --json` says of a model's lineage: ``samples`` are 0 without fingerprint."""
+    own, ranked = fingerprint(session, model), relatives(session, model)
+    if own is None and not ranked:
         return None
-    nearest = next(iter(relatives(session, model)), None)
-    return {"samples": own.samples, "size": own.size, "nearest": None if nearest is None else vars(nearest)}
+    return {
+        "samples": 0 if own is None else own.samples,
+        "size": None if own is None else own.size,
+        "nearest": vars(ranked[0]) if ranked else None,
+    }
 
 
 def fingerprints(session: Session, organisation: int | None = None) -> list[Fingerprint]:
     """Those of an organisation's models (``None``: that of the command line), by name and version."""
+    if not available():
+        return []
     owner = accounts.owner(session, organisation)
     query = (
         select(LineageFingerprint, Model)

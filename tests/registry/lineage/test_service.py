@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from registry import cli
 from registry.errors import InputError, StateError
 from registry.generators import service as generators
 from registry.generators.adapters import get_adapter
 from registry.generators.builtin import resolve_builtin
 from registry.generators.service import SchemeOptions
+from registry.generators.small import save_small
+from registry.generators.small_training import train
 from registry.home import Home
 from registry.lineage import service
 from registry.lineage.tree import Tree, adjusted_rand
@@ -31,25 +35,80 @@ def related(home: Home) -> Home:
     return home
 
 
-def test_registering_a_model_computes_its_lineage_and_flags_derived_weights(
+def pruned(state: dict[str, torch.Tensor]) -> None:
+    """With a fifth of each matrix at zero."""
+    for tensor in state.values():
+        if tensor.dim() > 1 and tensor.is_floating_point():
+            tensor[tensor.abs() < tensor.abs().float().quantile(0.2)] = 0
+
+
+def derived(family: str, folder: Path) -> Path:
+    """A copy of the zoo's builtin, to be changed."""
+    shutil.copytree(resolve_builtin(f"builtin:zoo-{family}@1").weights, folder)
+    return folder
+
+
+def test_registering_a_model_computes_its_lineage_and_flags_pruned_weights(
     related: Home, tmp_path: Path
 ) -> None:
-    base = resolve_builtin("builtin:zoo-vae@1").weights
-    pruned = tmp_path / "pruned"
-    shutil.copytree(base, pruned)
-    state = load_file(base / "weights.safetensors")
-    for tensor in state.values():
-        if tensor.dim() > 1:
-            tensor[tensor.abs() < tensor.abs().float().quantile(0.1)] = 0
-    save_file(state, pruned / "weights.safetensors")
-    added = generators.add_model(related, "another-name", "vae", str(pruned))
+    folder = derived("vae", tmp_path / "pruned")
+    state = load_file(folder / "weights.safetensors")
+    pruned(state)
+    save_file(state, folder / "weights.safetensors")
+    added = generators.add_model(related, "another-name", "vae", str(folder))
     with related.database.read() as session:
-        nearest, *others = service.relatives(session, added)
+        first, *others = service.relatives(session, added)
         described = service.describe(session, added)
-    assert (nearest.model, nearest.derived) == ("zoo-vae@1", True)
+    assert (first.model, first.derived) == ("zoo-vae@1", True)
+    assert first.distance is not None
+    assert first.distance < 0.05
+    assert first.weights is not None
+    assert first.weights > 0.9
     assert not any(other.derived for other in others)
     assert described is not None
-    assert described["nearest"] == vars(nearest)
+    assert described["nearest"] == vars(first)
+
+
+@pytest.mark.parametrize("family", ["vae", "flow"])
+def test_fine_tuned_weights_are_flagged_with_what_they_come_from(
+    related: Home, tmp_path: Path, family: str
+) -> None:
+    """Trained on other photographs at the full rate, until their images look like another model's."""
+    folder = derived(family, tmp_path / "tuned")
+    network = get_adapter(family).load(folder).network.requires_grad_(True).train()  # type: ignore[attr-defined]
+    rng = np.random.default_rng(0)
+    photographs = torch.from_numpy(rng.integers(0, 256, (64, 3, 40, 40), np.uint8))
+    tuned = train(network, photographs, tmp_path / "work", steps=12, batch=8, seed=3)
+    save_small(tuned, family, folder)
+    asked = ["model", "add", "mine", "--adapter", family, "--weights", str(folder)]
+    result = CliRunner().invoke(cli.cli, [*asked, "--home", str(related.settings.home)])
+    assert result.exit_code == 0, result.output
+    assert f"Warning: its weights and those of zoo-{family}@1 descend from each other" in result.stderr
+    with related.database.read() as session:
+        found = service.nearest(session)
+    assert found["mine@1"].model == f"zoo-{family}@1"
+    assert found[f"zoo-{family}@1"].model == "mine@1"
+    assert found["mine@1"].derived
+
+
+def test_independent_trainings_of_one_architecture_are_not_flagged(related: Home, tmp_path: Path) -> None:
+    folder = derived("vae", tmp_path / "other")
+    state = load_file(folder / "weights.safetensors")
+    torch.manual_seed(5)
+    save_file({n: torch.randn_like(t) * 0.05 for n, t in state.items()}, folder / "weights.safetensors")
+    added = generators.add_model(related, "other", "vae", str(folder))
+    with related.database.read() as session:
+        found = service.relatives(session, added)
+    assert [relative.weights for relative in found] == [None, None]
+    assert not any(relative.derived for relative in found)
+
+
+def test_the_same_weights_under_another_name_are_flagged(home: Home) -> None:
+    for name in ("one", "two"):
+        added = generators.add_model(home, name, "score", "builtin:zoo-score@1")
+    with home.database.read() as session:
+        (found,) = service.relatives(session, added)
+    assert (found.model, found.derived, found.weights) == ("one@1", True, 1.0)
 
 
 def test_the_tree_is_drawn_with_its_matrix(related: Home) -> None:

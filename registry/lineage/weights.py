@@ -1,0 +1,106 @@
+"""Whether a model's weights descend from another's: tensors of one name and shape that still agree.
+
+    likeness(storage, "models/<digest>", "models/<other digest>")     # 0.97; None where they share no layout
+
+Fine-tuning and pruning move weights little against their size; independent trainings, also of one
+architecture, have nothing in common but what the architecture fixes. So runs of numbers at places that the
+tensors' names choose are correlated tensor by tensor, and the median is what counts: it is about 0 for
+independent trainings, and close to 1 for derived weights, however much the *images* have changed. Some 100 kB
+of each model are read, whatever its size.
+
+It sees nothing where the architecture was changed, or neurons were put into another order on purpose; what
+the images tell (:mod:`registry.lineage.service`) does not depend on either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.storage import Storage
+
+DERIVED = 0.5
+"""Likeness from which weights are derived: in the middle of the two, and far from either."""
+TENSORS, RUN = 96, 512
+"""Tensors compared at most, and numbers of each."""
+LEAST_TENSORS, LEAST_NUMBERS = 4, 64
+LARGEST_HEADER = 1 << 26
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor's numbers lie."""
+
+    file: str
+    dtype: str
+    offset: int
+    numbers: int
+
+
+def likeness(storage: Storage, first: str, second: str) -> float | None:
+    """Of two stored model folders: the median correlation of their tensors, -1 to 1.
+
+    None unless the two share most of their tensors' names and shapes.
+    """
+    ours, theirs = _tensors(storage, first), _tensors(storage, second)
+    shared = sorted(ours.keys() & theirs.keys(), key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(shared) < max(LEAST_TENSORS, max(len(ours), len(theirs)) / 2):
+        return None
+    chosen = shared[:TENSORS]
+    pairs = zip(_runs(storage, first, ours, chosen), _runs(storage, second, theirs, chosen), strict=True)
+    found = [
+        float(np.corrcoef(mine, other)[0, 1]) for mine, other in pairs if mine.std() > 0 and other.std() > 0
+    ]
+    return round(float(np.median(found)), 4) if len(found) >= LEAST_TENSORS else None
+
+
+def _tensors(storage: Storage, folder: str) -> dict[str, _Place]:
+    """Matrices and kernels of a folder's safetensors files, by file, name and shape."""
+    found = {}
+    for path in storage.files(folder):
+        if not path.endswith(".safetensors"):
+            continue
+        with storage.open(f"{folder}/{path}") as file:
+            header, start = _header(file)
+        for name, entry in header.items():
+            numbers = int(np.prod(entry["shape"], dtype=np.int64))
+            if entry["dtype"] in _DTYPES and len(entry["shape"]) > 1 and numbers >= LEAST_NUMBERS:
+                offset = start + int(entry["data_offsets"][0])
+                found[f"{path}/{name}/{entry['shape']}"] = _Place(path, entry["dtype"], offset, numbers)
+    return found
+
+
+def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Of a safetensors file that was checked when it was registered: its tensors, and where data begins."""
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(min(size, LARGEST_HEADER)))
+    header.pop("__metadata__", None)
+    return header, 8 + size
+
+
+def _runs(
+    storage: Storage, folder: str, tensors: Mapping[str, _Place], chosen: list[str]
+) -> Iterator[NDArray[np.float64]]:
+    """Of each tensor of ``chosen`` up to RUN numbers in a row, from a place that its name tells."""
+    with ExitStack() as stack:
+        opened: dict[str, BinaryIO] = {}
+        for name in chosen:
+            place = tensors[name]
+            if place.file not in opened:
+                opened[place.file] = stack.enter_context(storage.open(f"{folder}/{place.file}"))
+            dtype = np.dtype(_DTYPES[place.dtype])
+            room = max(place.numbers - RUN, 0) + 1
+            first = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") % room
+            opened[place.file].seek(place.offset + first * dtype.itemsize)
+            run = np.frombuffer(opened[place.file].read(min(RUN, place.numbers) * dtype.itemsize), dtype)
+            if place.dtype == "BF16":  # the upper half of a float32
+                run = (run.astype(np.uint32) << 16).view(np.float32)
+            yield np.nan_to_num(run.astype(np.float64))
