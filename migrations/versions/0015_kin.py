@@ -19,7 +19,7 @@ def upgrade() -> None:
         "weight_kin",
         sa.Column("model_id", INTEGER, nullable=False),
         sa.Column("kin_id", INTEGER, nullable=False),
-        sa.Column("likeness", sa.Float(), nullable=False),
+        sa.Column("likeness", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["model_id"], ["model.id"], name="fk_weight_kin_model_id"),
         sa.ForeignKeyConstraint(["kin_id"], ["model.id"], name="fk_weight_kin_kin_id"),
         sa.PrimaryKeyConstraint("model_id", name="pk_weight_kin"),

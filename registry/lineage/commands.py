@@ -80,6 +80,7 @@ def lineage_compute(name: str, samples: Path | None, as_json: bool) -> None:
                     raise obstacle
                 found = service.sample_fingerprint(generator, model.label)
         service.install(home.database, model, found)
+        service.compare_weights(home, model)
         with home.database.read() as session:
             described = service.describe(session, model)
     if as_json:
@@ -95,14 +96,16 @@ def nearest_sentence(described: Mapping[str, Any] | None) -> str:
     nearest = described["nearest"] if described else None
     if nearest is None:
         return ""
-    distance = "" if nearest["distance"] is None else f" (distance of the images {nearest['distance']:.3f})"
+    distance = nearest["distance"]
+    images = "" if distance is None else f"; distance of the images {distance:.3f}"
     if nearest["weights"] is not None:
         return (
-            f"Warning: its weights and those of {nearest['model']} descend from each other: likeness "
-            f"{nearest['weights']:.2f}, where independent ones have about 0{distance}."
+            f"Warning: it has the weights of {nearest['model']}, fine-tuned or pruned at most (likeness "
+            f"{nearest['weights']:.2f}, unrelated weights have about 0{images})."
         )
     if nearest["derived"]:
         return (
-            f"Warning: by its images it is {nearest['model']}, or was fine-tuned or pruned from it{distance}."
+            f"Warning: by its images it is {nearest['model']}, or was fine-tuned or pruned from it "
+            f"(distance {distance:.3f})."
         )
-    return f"Its nearest relative is {nearest['model']}, farther than derived weights are{distance}."
+    return f"Its nearest relative is {nearest['model']} (distance {distance:.3f}); neither seems derived."

@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session, aliased
 
 from registry.accounts import service as accounts
 from registry.db import Database, unix_now
-from registry.errors import InputError, StateError
+from registry.errors import InputError, IntegrityError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
@@ -217,7 +217,12 @@ def compare_weights(home: Home, model: Model) -> None:
 
 
 def _likeness(home: Home, model: Model, other: Model) -> float:
-    return weights.likeness(home.storage, generators.base_name(model), generators.base_name(other)) or 0.0
+    """0 where they cannot be compared: to register a model, no other's files need to be whole."""
+    try:
+        found = weights.likeness(home.storage, generators.base_name(model), generators.base_name(other))
+    except (IntegrityError, ValueError):
+        return 0.0
+    return found or 0.0
 
 
 def relatives(session: Session, model: Model) -> list[Relative]:

@@ -83,7 +83,7 @@ def test_fine_tuned_weights_are_flagged_with_what_they_come_from(
     asked = ["model", "add", "mine", "--adapter", family, "--weights", str(folder)]
     result = CliRunner().invoke(cli.cli, [*asked, "--home", str(related.settings.home)])
     assert result.exit_code == 0, result.output
-    assert f"Warning: its weights and those of zoo-{family}@1 descend from each other" in result.stderr
+    assert f"Warning: it has the weights of zoo-{family}@1, fine-tuned or pruned at most" in result.stderr
     with related.database.read() as session:
         found = service.nearest(session)
     assert found["mine@1"].model == f"zoo-{family}@1"
