@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 SCHEMA = "hallmark/bundle/1"
 TRUST_SCHEMA = "hallmark/trust/1"
 MANIFEST, TRUST, CHECKPOINT, REVOCATIONS = "manifest.json", "trust.json", "checkpoint.txt", "revocations.json"
+_NETWORK = ".onnx"
 NETWORK_FILES, MORE_FILES = ("network.onnx", "network.json"), ("vectors.npz", "network.fp16.onnx")
 ENVELOPE, SEALED = "keys.json", ".sealed"
 
@@ -381,10 +382,14 @@ class Bundle:
                 f"the bundle expired at {self.expires_at}.", "Get a fresh one from the registry."
             )
         self._verify_names()
+        networks = [name for name in self._files if name.endswith(_NETWORK)]
         large = [name for name in self._files if "/keys/" in name or name.startswith("ledger/")]
-        for name in self._files.keys() - set(large):
+        for name in self._files.keys() - {*networks, *large}:
             self._verify_member(name)
-        self._background = threading.Thread(target=self._verify_large, args=(large,), daemon=True)
+        self._compared = {name: threading.Event() for name in networks}
+        self._background = threading.Thread(
+            target=self._verify_large, args=([*networks, *large],), daemon=True
+        )
         self._background.start()
 
         try:
@@ -409,7 +414,8 @@ class Bundle:
         ``trust`` pins the registry (its id); without it the bundle's own is taken, ``pinned`` is False.
         ``now`` is the time in unix seconds. ``auditor`` opens a key table that is encrypted to this key, once
         it is used. :class:`InputError` where the file cannot be read,
-        :class:`TrustError` where a byte, signature or validity does not hold.
+        :class:`TrustError` where a byte, signature or validity does not hold; for a network that is when it
+        is read, for the key table and ledger in :meth:`verify`.
         """
         path = Path(path)
         if path.exists() and not path.is_file():
@@ -435,11 +441,17 @@ class Bundle:
     def verify(self) -> None:
         """Wait until every member was compared with its digest; :class:`TrustError` on a difference."""
         self._background.join()
+        self._hold()
+
+    def _hold(self) -> None:
         if self._failure is not None:
             raise self._failure
 
     def read(self, name: str) -> memoryview:
         """A member's contents. Those of the key table and ledger hold only once :meth:`verify` returned."""
+        if name in self._compared:
+            self._compared[name].wait()
+            self._hold()
         return self._archive.read(name)
 
     def digest(self, name: str) -> str:
@@ -607,8 +619,13 @@ class Bundle:
         try:
             for name in names:
                 self._verify_member(name)
+                if name in self._compared:
+                    self._compared[name].set()
         except TrustError as error:
             self._failure = error
+        finally:
+            for compared in self._compared.values():
+                compared.set()
 
 
 def certificate_document(registry: str, model: BundleModel, record: np.void) -> signing.Document:

@@ -560,12 +560,14 @@ def network_package(bundle: Bundle, entry: BundleModel) -> Package:
     spec = NetworkSpec.parse(bundle.read_json(f"{entry.folder}/network.json"))
     if (spec.bits, spec.basis) != (entry.bits, entry.basis):
         raise TrustError(f"the network of model {entry.name} was made for another fingerprint basis")
-    name = f"{entry.folder}/network.onnx"
-    vectors, half = (
-        bytes(bundle.read(member)) if bundle.holds(member) else None
-        for member in (f"{entry.folder}/{VECTORS}", f"{entry.folder}/{HALF}")
+    name, vectors, half = (f"{entry.folder}/{file}" for file in ("network.onnx", VECTORS, HALF))
+    return Package(
+        bytes(bundle.read(name)),
+        spec,
+        bundle.digest(name),
+        bytes(bundle.read(vectors)) if bundle.holds(vectors) else None,
+        bundle.read(half) if bundle.holds(half) else None,
     )
-    return Package(bytes(bundle.read(name)), spec, bundle.digest(name), vectors, half)
 
 
 def open_network(bundle: Bundle, entry: BundleModel, device: str, threads: int = 0) -> Network:

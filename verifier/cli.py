@@ -13,6 +13,7 @@ wrong options answer at once.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 ATTRIBUTED, NOT_ATTRIBUTED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 4, 130
 HOME_VARIABLE = "HALLMARK_VERIFIER_HOME"
+GARBAGE = 50_000  # new objects between two looks for cycles: starting makes many, and all of them stay
 MANY = 32  # images from which on several are read at a time, with a thread each
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -200,6 +202,9 @@ def check(
     """
     import json
 
+    if len(images) < MANY:
+        # numpy's OpenBLAS would start threads, which takes longer than what it has to compute for so few.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     verifier = _checker(bundle, url, token_file, key, home, trust, device, parallel=len(images) >= MANY)
     note = _trust_note(verifier.bundle.registry, verifier.bundle.pinned)
     if as_json and not verifier.bundle.pinned:
@@ -868,6 +873,7 @@ def _transfer() -> Iterator[Progress]:
 def main() -> NoReturn:
     """Entry point of the console script."""
     code = INTERNAL
+    gc.set_threshold(GARBAGE)
     # A process may be started with its streams closed; then Python gives None for them.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115

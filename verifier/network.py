@@ -192,7 +192,12 @@ class Package:
     spec: NetworkSpec
     digest: str
     vectors: bytes | None = None
-    half: bytes | None = None
+    half: bytes | memoryview | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process, with memory of its own."""
+        half = None if self.half is None else bytes(self.half)
+        return Package, (self.onnx, self.spec, self.digest, self.vectors, half)
 
     def open(self, device: str, threads: int = 0) -> Network:
         """The network on a device; for ``threads`` and errors see :class:`Network`."""

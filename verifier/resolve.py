@@ -30,7 +30,6 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -326,6 +325,8 @@ def _mapping(threads: int) -> Iterator[Map]:
     if threads < 2:
         yield map
         return
+    from concurrent.futures import ThreadPoolExecutor  # here: a check of one image starts faster without
+
     with ThreadPoolExecutor(threads) as pool:
         yield pool.map
 

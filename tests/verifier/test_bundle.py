@@ -132,6 +132,9 @@ def test_an_altered_member_is_named(world: World, member: str) -> None:
     path.write_bytes(data)
     with pytest.raises(TrustError, match=member):
         opened(path)
+    if member.endswith(".onnx"):
+        with pytest.raises(TrustError, match=member):
+            Bundle.open(path).read(member)
 
 
 def test_a_truncated_bundle_or_another_file_is_a_trust_error(world: World) -> None:
