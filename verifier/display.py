@@ -175,7 +175,12 @@ def summary_rows(summary: Summary) -> list[Row]:
     if summary.passed_over:
         rows.append(Row("passed over", f"{counted(summary.passed_over, 'file')} that hold no image"))
     rows += _shown("not read", [f"{count(n)}: {kind}" for kind, n in summary.by_error.items()], "red")
-    for label, found in (("model", summary.by_model), ("recipient", summary.by_recipient)):
+    counts = (
+        ("model", summary.by_model),
+        ("recipient", summary.by_recipient),
+        ("lineage", summary.by_lineage),
+    )
+    for label, found in counts:
         rows += _shown(
             label,
             [

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.factories import World, background, make_world, paint
-from verifier import Verifier, cli, reading
+from verifier import Verifier, cli, lineage, reading
 from verifier.check import TESTS_MOST, weighted_tests
 from verifier.errors import InputError
 from verifier.network import Pose, Reading
@@ -306,7 +306,9 @@ scan([{str(photos)!r}], Path({str(out)!r}), checker, pose_search=False, progress
     assert rows(out) == rows(tmp_path / "whole.parquet")
 
 
-def test_a_journal_serves_its_own_scan_only(checker: Verifier, photos: Path, tmp_path: Path) -> None:
+def test_a_journal_serves_its_own_scan_only(
+    checker: Verifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "f.parquet"
     with pytest.raises(Stopped):
         scan([str(photos)], out, checker, progress=interrupting(8), **QUICK)
@@ -315,6 +317,9 @@ def test_a_journal_serves_its_own_scan_only(checker: Verifier, photos: Path, tmp
     assert "delete the journal" in caught.value.hint
     with pytest.raises(InputError, match="journal of another scan"):
         scan([str(photos)], out, checker, pose_search=True)
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="journal of another scan"):
+        patch.setattr(checker, "lineage_members", {lineage.IMAGES: b"another network's features"})
+        scan([str(photos)], out, checker, **QUICK)
     path = tmp_path / "f.parquet.journal"
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")

@@ -14,7 +14,8 @@ Columns (null where they do not apply; logarithms are decimal):
   ``matching_bits``; null where the images of a group name different copies by themselves, so that the group
   has no verdict of its own. ``log10_p_image`` and ``log10_p_without`` are this image's own bound for the copy
   and the rest of its group's, where the group names one copy;
-- ``lineage_model``, ``lineage_confidence``; ``bits``, ``hypotheses``; ``network``, ``device``, ``pose``;
+- ``lineage_model``, ``lineage_confidence``, ``lineage_note``: which model the group is of, told without keys;
+- ``bits``, ``hypotheses``; ``network``, ``device``, ``pose``;
 - ``ledger_index``, ``ledger_size``, ``ledger_verified``: the certificate's place.
 
 The file's metadata ``hallmark`` is a JSON object: the schema ``hallmark/scan/1``, alpha and the number of
@@ -53,6 +54,7 @@ class Summary:
     """What came of a scan. ``by_copy``, ``by_model`` and ``by_recipient`` count the images that are
     attributed by themselves (``images``) and the groups that name it (``groups``).
 
+    ``by_lineage`` counts all images and groups, by the model that made them as it is told without keys.
     ``undecided`` images are neither attributed nor in a group that is; ``passed_over`` files are no images.
     """
 
@@ -70,6 +72,7 @@ class Summary:
     by_model: dict[str, dict[str, int]] = field(default_factory=dict)
     by_recipient: dict[str, dict[str, int]] = field(default_factory=dict)
     by_copy: dict[str, dict[str, int]] = field(default_factory=dict)
+    by_lineage: dict[str, dict[str, int]] = field(default_factory=dict)
     by_error: dict[str, int] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
@@ -112,7 +115,7 @@ def _rows(journal: Journal, counts: _Counts) -> Iterator[dict[str, Any]]:
     for number, verdict in journal.verdicts():
         finding, named = verdict["finding"], verdict["named"]
         copies = {_name(copy): copy for copy in finding["copies"]}
-        counts.group(named)
+        counts.group(named, finding["lineage"], len(finding["images"]))
         for image in finding["images"]:
             row = _row(image, finding)
             row |= {"group": number, "group_images": len(finding["images"]), "copies": list(named)}
@@ -137,6 +140,7 @@ def _row(image: dict[str, Any], finding: dict[str, Any]) -> dict[str, Any]:
         **_image(image),
         "lineage_model": lineage.get("model"),
         "lineage_confidence": lineage.get("confidence"),
+        "lineage_note": lineage.get("note") or None,
         "bits": evidence["bits"],
         "hypotheses": evidence["hypotheses"],
         "network": finding["network"]["digest"],
@@ -185,9 +189,14 @@ class _Counts:
         self._named: dict[str, dict[str, Counter[str]]] = {
             kind: defaultdict(Counter) for kind in ("by_copy", "by_model", "by_recipient")
         }
+        self._lineage: dict[str, Counter[str]] = defaultdict(Counter)
 
-    def group(self, named: dict[str, dict[str, Any]]) -> None:
+    def group(self, named: dict[str, dict[str, Any]], lineage: dict[str, Any] | None, images: int) -> None:
         self._summary.groups += 1
+        if lineage is not None:
+            # Which models a set mixes comes after a colon, and is another for each such group.
+            label = lineage["model"] or lineage["note"].partition(":")[0]
+            self._lineage[label].update(images=images, groups=1)
         labels = [_labels(_copy_columns(each)) for each in named.values()]
         for kind, found in self._named.items():
             for label in {each[kind.removeprefix("by_")] for each in labels}:
@@ -208,7 +217,7 @@ class _Counts:
         summary.attributed, summary.errors = verdicts["attributed"], verdicts["error"]
         summary.in_attributed_groups, summary.undecided = verdicts["group"], verdicts["not-attributed"]
         summary.by_error = dict(self._errors.most_common())
-        for kind, found in self._named.items():
+        for kind, found in [*self._named.items(), ("by_lineage", self._lineage)]:
             ranked = sorted(found.items(), key=lambda each: (-each[1]["images"], -each[1]["groups"], each[0]))
             counts = {label: {"images": n["images"], "groups": n["groups"]} for label, n in ranked}
             setattr(summary, kind, counts)
@@ -240,7 +249,7 @@ def _schema() -> pa.Schema:
             ("copies", texts),
             *(("log10_p", real), ("log10_p_family", real), ("matching_bits", pa.int32())),
             *(("log10_p_image", real), ("log10_p_without", real)),
-            *(("lineage_model", text), ("lineage_confidence", real)),
+            *(("lineage_model", text), ("lineage_confidence", real), ("lineage_note", text)),
             *(
                 ("bits", pa.int32()),
                 ("hypotheses", whole),

@@ -555,5 +555,6 @@ def test_lineage_is_told_here_among_the_models_of_all_bundles(world: World) -> N
     bundles = [Bundle.open(path, home.identity.registry) for path in world.device.glob("*/bundles/*.bundle")]
     checker = OnlineVerifier(bundles, Client(world.url, world.token()), "cpu")
     out = world.folder / "findings.parquet"
-    scan([str(world.folder / "flow")], out, checker, pose_search=False)
+    summary = scan([str(world.folder / "flow")], out, checker, pose_search=False)
+    assert summary.by_lineage == {"other@1": {"images": 8, "groups": 1}}
     assert set(pq.read_table(out)["lineage_model"].to_pylist()) == {"other@1"}
