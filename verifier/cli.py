@@ -112,15 +112,29 @@ def home_option(command: Command) -> Command:
     )(command)
 
 
+_BUNDLE = click.option(
+    "--bundle",
+    envvar="HALLMARK_BUNDLE",
+    metavar="FILE",
+    type=click.Path(),
+    help="Bundle from `registry bundle export`; `check` and `scan` need its keys unless a registry is asked "
+    "[default: what `verifier update` fetched].  [env: HALLMARK_BUNDLE]",
+)
+_TRUST = click.option(
+    "--trust",
+    envvar="HALLMARK_TRUST",
+    metavar="REGISTRY_ID",
+    help="Accept only this registry's bundle.  [env: HALLMARK_TRUST]",
+)
+_DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda[:N]|tensorrt",
+    help="Where the network runs; what does not start is an error (see `verifier doctor`).",
+)
 _CHECKER_OPTIONS = (
-    click.option(
-        "--bundle",
-        envvar="HALLMARK_BUNDLE",
-        metavar="FILE",
-        type=click.Path(),
-        help="Bundle from `registry bundle export`, with keys unless a registry is asked [default: what "
-        "`verifier update` fetched].  [env: HALLMARK_BUNDLE]",
-    ),
+    _BUNDLE,
     click.option(
         "--registry",
         "url",
@@ -144,19 +158,8 @@ _CHECKER_OPTIONS = (
         show_default=True,
         help="Bound on the probability that this run names anyone falsely.",
     ),
-    click.option(
-        "--trust",
-        envvar="HALLMARK_TRUST",
-        metavar="REGISTRY_ID",
-        help="Accept only this registry's bundle.  [env: HALLMARK_TRUST]",
-    ),
-    click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        metavar="auto|cpu|cuda[:N]|tensorrt",
-        help="Where the network runs; what does not start is an error (see `verifier doctor`).",
-    ),
+    _TRUST,
+    _DEVICE,
     click.option(
         "--no-pose-search",
         is_flag=True,
@@ -227,6 +230,55 @@ def check(
         why = f" ({verifier.chosen})" if verifier.chosen else ""
         asked = "" if url is None else f" {url} was asked with the readings alone."
         click.echo(f"{note} Read on {verifier.told}{why}.{asked}")
+    return code
+
+
+@cli.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
+@click.option("--set", "as_set", is_flag=True, help="All images are of one source: many tell more than one.")
+@_BUNDLE
+@home_option
+@_TRUST
+@_DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per answer, a line each.")
+def lineage(
+    images: Sequence[str],
+    as_set: bool,
+    bundle: str | None,
+    home: str,
+    trust: str | None,
+    device: str,
+    as_json: bool,
+) -> int:
+    """Tell which registered model made the images, without any key.
+
+    A bundle without keys is enough, and models that carry none are told too. It says nothing of whose copy
+    it was, and is evidence against nobody: that is what `verifier check` is for, which says both.
+
+    Exit codes: 0 a model was told for all images, 1 some are of none of the registered models, or of several,
+    2 bad input (an unreadable image, too), 3 the bundle cannot be trusted, 4 internal error, 130 interrupted.
+    """
+    import json
+
+    from verifier.display import told_rows
+    from verifier.telling import Teller
+
+    bundles = _bundles(bundle, None, home, trust, None)
+    teller = Teller(bundles, device)
+    note = _trust_note(bundles[0].registry, bundles[0].pinned)
+    if as_json and not bundles[0].pinned:
+        _complain(note)
+    code = ATTRIBUTED
+    with _progress(len(images)) as advance:
+        for told in teller.tell(images, as_set=as_set, progress=advance):
+            if as_json:
+                click.echo(json.dumps(told.document()))
+            else:
+                _print_rows(told_rows(told))
+            known = told.lineage is not None and told.lineage.model is not None
+            code = max(code, BAD_INPUT if told.has_errors else ATTRIBUTED if known else NOT_ATTRIBUTED)
+    if not as_json:
+        click.echo(f"{note} Told among {', '.join(teller.models)}.")
     return code
 
 

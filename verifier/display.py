@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from verifier.finding import CopyEntry, Finding, ImageEntry
     from verifier.inspect import Inspection
     from verifier.scan import Summary
+    from verifier.telling import Told
 
 _LABEL_WIDTH = 14
 SHOWN_MOST = 20  # models, recipients and kinds of errors of a scan that are listed on a terminal
@@ -58,7 +59,7 @@ def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
     rows.append(Row("verdict", finding.statement()))
     if finding.lineage is not None:
         rows.append(Row("lineage", finding.lineage.statement()))
-    rows += [Row("note", note) for note in _notes(finding)]
+    rows += [Row("note", note) for note in _notes(finding.images)]
     for copy in finding.copies:
         rows += _copy_rows(copy, finding, bundle)
     if isinstance(finding, OnlineFinding) and finding.provisional:
@@ -74,6 +75,21 @@ def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
         )
     )
     return rows
+
+
+def told_rows(told: Told) -> list[Row]:
+    """Which model made an image or a set, told without keys."""
+    first = told.images[0]
+    names = first.path if len(told.images) == 1 else f"set of {len(told.images)} images"
+    if told.lineage is None:
+        why = first.error or "; ".join(first.notes) if len(told.images) == 1 else "no image could be read"
+        return [Row("", f"{names}: ERROR: {why}", "red")]
+    style = "yellow" if told.lineage.model is None else "green"
+    rows = [Row("", f"{names}: {told.lineage.statement()}", style)]
+    rows += [
+        Row("image", _image(each, False), _style(each)) for each in told.images if each.error is not None
+    ]
+    return rows + [Row("note", note) for note in _notes(told.images)]
 
 
 def _ledger_row(finding: Finding) -> Row:
@@ -94,10 +110,10 @@ def _heading(finding: Finding) -> Row:
     return Row("", f"{names}: not attributed", "yellow")
 
 
-def _notes(finding: Finding) -> list[str]:
+def _notes(images: Sequence[ImageEntry]) -> list[str]:
     """How the files were decoded; in a set, of which image that is said."""
-    several = len(finding.images) > 1
-    return [f"{entry.path}: {note}" if several else note for entry in finding.images for note in entry.notes]
+    several = len(images) > 1
+    return [f"{entry.path}: {note}" if several else note for entry in images for note in entry.notes]
 
 
 def _style(entry: ImageEntry) -> str:

@@ -1,0 +1,69 @@
+"""`verifier lineage`: the model alone, from a bundle without keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from registry.bundles.service import BundleOptions, export
+from registry.generators import service as generators
+from registry.home import Home
+from tests.registry.cases.support import samples
+from verifier.bundle import Bundle
+from verifier.cli import cli
+from verifier.errors import InputError
+from verifier.telling import Teller
+
+
+@pytest.fixture
+def bundle(sqlite_ready: Home, tmp_path: Path) -> Path:
+    """Without keys; two of its models carry none at all."""
+    for family in ("vae", "flow"):
+        generators.add_model(sqlite_ready, f"zoo-{family}", family, f"builtin:zoo-{family}@1")
+        for number, image in enumerate(samples(family, 16)):
+            image.save(tmp_path / f"{family}{number:02}.png")
+    export(sqlite_ready, tmp_path / "open.bundle", BundleOptions())
+    return tmp_path / "open.bundle"
+
+
+def run(bundle: Path, *arguments: object) -> Result:
+    shown = ["lineage", *map(str, arguments), "--bundle", str(bundle), "--device", "cpu"]
+    return CliRunner().invoke(cli, shown)
+
+
+def test_models_without_keys_are_told_from_a_bundle_without_keys(bundle: Path) -> None:
+    images = sorted(bundle.parent.glob("flow*.png"))
+    result = run(bundle, *images, "--set")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("set of 16 images: made by zoo-flow@1 (confidence ")
+    assert "Told among zoo-flow@1, zoo-vae@1." in result.stdout
+    alone = run(bundle, *images, "--json")
+    found = [json.loads(line) for line in alone.stdout.splitlines()]
+    assert [each["schema"] for each in found] == ["hallmark/told/1"] * 16
+    assert all(len(each["images"]) == 1 and 0 < each["lineage"]["confidence"] < 1 for each in found)
+
+
+def test_a_mixture_and_files_that_are_no_images_have_exit_codes_of_their_own(bundle: Path) -> None:
+    folder = bundle.parent
+    both = sorted([*folder.glob("vae*.png"), *folder.glob("flow*.png")])
+    mixed = run(bundle, *both, "--set")
+    assert mixed.exit_code == 1, mixed.output
+    assert "the set mixes models" in mixed.stdout
+    (folder / "letter.png").write_text("no image")
+    unread = run(bundle, folder / "vae00.png", folder / "letter.png")
+    assert unread.exit_code == 2
+    assert unread.stdout.splitlines()[1].startswith(f"{folder}/letter.png: ERROR: ")
+    together = run(bundle, *both[16:], folder / "letter.png", "--set")
+    assert together.exit_code == 2
+    assert "made by zoo-vae@1" in together.stdout
+
+
+def test_a_bundle_without_lineage_says_so(sqlite_ready: Home, tmp_path: Path) -> None:
+    path = tmp_path / "plain.bundle"
+    export(sqlite_ready, path, BundleOptions())
+    with pytest.raises(InputError, match="no lineage"):
+        Teller([Bundle.open(path)])
+    assert run(path, "any.png").exit_code == 2
