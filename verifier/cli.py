@@ -13,6 +13,7 @@ wrong options answer at once.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from verifier.update import Progress
 
 ATTRIBUTED, NOT_ATTRIBUTED, BAD_INPUT, INTERNAL, INTERRUPTED = 0, 1, 2, 4, 130
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 HOME_VARIABLE = "HALLMARK_VERIFIER_HOME"
 GARBAGE = 50_000  # new objects between two looks for cycles: starting makes many, and all of them stay
 MANY = 32  # images from which on several are read at a time, with a thread each
@@ -76,6 +78,9 @@ class Commands(click.Group):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return INTERRUPTED
         except Exception as error:  # noqa: BLE001 - whatever it is, a user gets one line
+            if isinstance(error, OSError) and error.errno in FULL:
+                _complain(f"cannot write the output: {error.strerror}. Make room, then repeat the command.")
+                return BAD_INPUT
             if os.environ.get("HALLMARK_DEBUG") == "1":
                 import traceback
 

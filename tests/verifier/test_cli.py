@@ -303,3 +303,14 @@ def test_colours_on_a_terminal_say_the_same(world: World) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert plain.splitlines() == [row.plain() for row in rows]
     assert "\x1b[" in shown
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a disk that is always full")  # noqa: PTH110
+def test_output_onto_a_full_disk_is_said(world: World) -> None:
+    check = ("check", world.save_image(3), "--bundle", world.folder / "test.bundle")
+    for options in ((), ("--json",)):
+        with open("/dev/full", "w") as full:  # noqa: PTH123
+            checking = process(*check, *options, stdout=full)
+            _, said = checking.communicate(timeout=60)
+        assert checking.returncode == 2
+        assert "cannot write the output: No space left on device. Make room" in said.splitlines()[-1]

@@ -390,9 +390,9 @@ def test_a_folder_without_images_is_an_error(checker: Verifier, tmp_path: Path) 
     with pytest.raises(InputError, match="there is no image in what was to be scanned"):
         scan([str(folder)], out, checker, **QUICK)
     (folder / "a.txt").write_text("text")
-    out = tmp_path / "g.parquet"
     with pytest.raises(InputError, match="there is no image among 1 files"):
         scan([str(folder)], out, checker, **QUICK)
+    assert not list(tmp_path.glob("f.parquet*")), "the next scan begins anew"
     for wrong in (tmp_path / "none" / "f.parquet", folder):
         with pytest.raises(InputError, match=r"is no folder to write|is a folder"):
             scan([str(folder)], wrong, checker, **QUICK)

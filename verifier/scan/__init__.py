@@ -110,23 +110,30 @@ def scan(
     if checker.lineage_members is not None:
         networks.append(hashlib.sha256(checker.lineage_members[IMAGES]).hexdigest())
     order = {"sources": list(sources), "networks": networks, "pose_search": pose_search}
-    with Journal.open(path, order) as journal, _stoppable() as stopped:
-        try:
-            if not so_far:
-                _list(journal, sources, stopped, progress)
-                reading = (checker, pose_search, engine, workers, address, stopped, progress)
-                _read(journal, *reading)
-                if retry_errors and journal.forget_failures():
+    over = False
+    try:
+        with Journal.open(path, order) as journal, _stoppable() as stopped:
+            try:
+                if not so_far:
+                    _list(journal, sources, stopped, progress)
+                    reading = (checker, pose_search, engine, workers, address, stopped, progress)
                     _read(journal, *reading)
-            summary = _judge(journal, checker, alpha, rule, out, stopped, progress)
-        except Stopped:
-            raise
-        except KeyboardInterrupt:
-            raise _kept(journal) from None
+                    if retry_errors and journal.forget_failures():
+                        _read(journal, *reading)
+                summary = _judge(journal, checker, alpha, rule, out, stopped, progress)
+                over = summary.complete
+            except InputError:
+                over = not so_far and journal.empty()  # a mistake that stands in the way of nothing
+                raise
+            except Stopped:
+                raise
+            except KeyboardInterrupt:
+                raise _kept(journal) from None
+    finally:
+        if over:
+            for name in ("", "-wal", "-shm"):
+                path.with_name(path.name + name).unlink(missing_ok=True)
     summary.elapsed_s = round(time.monotonic() - began, 1)
-    if summary.complete:
-        for name in ("", "-wal", "-shm"):
-            path.with_name(path.name + name).unlink(missing_ok=True)
     return summary
 
 

@@ -169,6 +169,14 @@ class Journal:
         counts = [states.get(state, 0) for state in (IMAGE, FAILED, PASSED)]
         return Tally(items, sum(counts), *counts)
 
+    def empty(self) -> bool:
+        """Whether there is nothing in it that a table could tell: no image, and no file that failed."""
+        try:
+            tally = self.tally()
+        except InputError:  # there is no telling, so it is kept
+            return False
+        return not tally.images and not tally.failed
+
     def unread(self, size: int) -> Iterator[list[tuple[int, Item]]]:
         """Batches of what was not read yet, in the order in which it was listed."""
         last = 0
