@@ -62,6 +62,26 @@ def _conv(
     return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, strides, 0, dilations, group)
 
 
+def _average_pool(
+    x: Tensor,
+    *,
+    kernel_shape: list[int],
+    strides: list[int],
+    pads: list[int],
+    count_include_pad: int = 0,
+    **_: Any,
+) -> Tensor:
+    if pads[:2] != pads[2:]:
+        raise InputError("only pools with the same margin on both sides are known to this benchmark.")
+    return F.avg_pool2d(x, kernel_shape, strides, pads[:2], count_include_pad=bool(count_include_pad))
+
+
+def _depth_to_space(x: Tensor, *, blocksize: int, mode: bytes = b"DCR") -> Tensor:
+    if mode != b"CRD":
+        raise InputError("DepthToSpace in another order than PixelShuffle's is not known to this benchmark.")
+    return F.pixel_shuffle(x, blocksize)
+
+
 def _batch_norm(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, epsilon: float, **_: Any
 ) -> Tensor:
@@ -71,14 +91,15 @@ def _batch_norm(
 def _gemm(
     a: Tensor,
     b: Tensor,
-    c: Tensor,
+    c: Tensor | None = None,
     *,
     transA: int = 0,
     transB: int = 0,
     alpha: float = 1.0,
     beta: float = 1.0,
 ) -> Tensor:
-    return alpha * (a.T if transA else a) @ (b.T if transB else b) + beta * c
+    product = alpha * (a.T if transA else a) @ (b.T if transB else b)
+    return product if c is None else product + beta * c
 
 
 def _reshape(x: Tensor, shape: Tensor, *, allowzero: int = 0) -> Tensor:
@@ -108,20 +129,25 @@ def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor)
 
 _OPERATORS: dict[str, Op] = {
     "Add": torch.add,
+    "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": lambda x, *, to, **_: x.float() if to == onnx.TensorProto.FLOAT else x.long(),
     "Clip": lambda x, low=None, high=None: torch.clamp(x, low, high),
     "Concat": _concat,
     "Conv": _conv,
+    "DepthToSpace": _depth_to_space,
     "Div": torch.div,
+    "Equal": torch.eq,
     "Flatten": lambda x, *, axis=1: x.flatten(axis),
     "Gemm": _gemm,
     "GlobalAveragePool": lambda x: x.mean((2, 3), keepdim=True),
+    "Greater": torch.gt,
     "Identity": lambda x: x,
     "MatMul": torch.matmul,
     "Mul": torch.mul,
     "Pow": torch.pow,
     "ReduceMean": _reduce(lambda x, dims, keep: x.mean(dims, keepdim=keep)),
+    "ReduceMin": _reduce(lambda x, dims, keep: x.amin(dims, keepdim=keep)),
     "ReduceSum": _reduce(lambda x, dims, keep: x.sum(dims, keepdim=keep)),
     "Relu": torch.relu,
     "Reshape": _reshape,

@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from registry.attribution.matched_filter import FILL
-from registry.attribution.network import KeyNetwork
+from registry.attribution.network import FILL, KeyNetwork
 from registry.attribution.training import CLIP, QUANTUM
 from registry.progress import progress
 from verifier.network import ANGLES, SCHEMA, VECTORS, Network
 
 SMALLEST_SIDE = 0.75
 SIDE_STEP = 3 / 64
+STORED_HALF = 1024
+"""Numbers from which a tensor of weights is stored in half precision."""
 TEST_IMAGES = 2
 """Enough to tell a device that computes otherwise, few enough to read whenever a network is loaded."""
 
@@ -85,10 +86,34 @@ def write_package(
             dynamo=True,
             verbose=False,
         )
+    store_half(folder / "network.onnx")
     description = network_json(network, basis, evidence, version)
     (folder / "network.json").write_text(json.dumps(description, indent=2) + "\n")
     (folder / VECTORS).unlink(missing_ok=True)
     write_vectors(folder)
+
+
+def store_half(path: Path) -> None:
+    """Store the large weights of the ONNX file at ``path`` in half precision: half the size on disk.
+
+    They are cast back before they are used, so that all devices compute with the same numbers.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    weights = model.graph.initializer
+    casts = []
+    for number, tensor in enumerate(weights):
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < STORED_HALF:
+            continue
+        values, name = numpy_helper.to_array(tensor), tensor.name
+        weights[number].CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
 
 
 def write_vectors(folder: Path) -> None:

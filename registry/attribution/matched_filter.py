@@ -25,11 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from registry.attribution.network import KeyNetwork, PoseSearch
+from registry.attribution.network import FILL, KeyNetwork, PoseSearch
 
 BINOMIAL = (1.0, 4.0, 6.0, 4.0, 1.0)
-FILL = 128
-"""The grey of the canvas around a window, as :mod:`verifier.network` lays it out."""
 EDGE = 9
 """Side in pixels of what is left out around every pixel of a grey area."""
 FIRST_SCALE = 0.2

@@ -17,6 +17,8 @@ from torch import nn
 
 FEATURES = 16
 """Channels of the estimated grid, at least: room for the latent's own and for what tells content apart."""
+FILL = 128
+"""The grey of the canvas around a window, as :mod:`verifier.network` lays it out."""
 LARGEST = 256
 """Networks see images at no more than this side; larger ones are resampled."""
 WIDTHS = (24, 48, 72)
@@ -57,8 +59,8 @@ class Resolution:
         return cls(seen, seen // stride)
 
 
-class _Block(nn.Module):
-    """Pre-activation residual block of two 3 x 3 convolutions."""
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block of two 3 x 3 convolutions, ``width`` channels in and out."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -109,9 +111,9 @@ class AttributionNetwork(KeyNetwork):
         inputs = 3
         for stage in range(stages):
             width = WIDTHS[-1] if stage == stages - 1 else WIDTHS[min(stage, len(WIDTHS) - 1)]
-            layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * inputs, width, 3, padding=1), _Block(width)]
+            layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * inputs, width, 3, padding=1), ResidualBlock(width)]
             if stage == stages - 1:
-                layers.append(_Block(width))
+                layers.append(ResidualBlock(width))
             layers += [nn.BatchNorm2d(width), nn.ReLU()]
             inputs = width
         self.trunk = nn.Sequential(*layers, nn.Conv2d(inputs, features, 1))

@@ -180,7 +180,7 @@ def new_basis(
     """
     if scheme == "learned":
         length = bits or LEARNED_BITS
-        directions = adapter.learn(folder, generator, latents[:-HELD_OUT], model_digest, length, work)
+        directions = adapter.learn(folder, generator, latents[:-HELD_OUT], model_digest, length, psnr, work)
     else:
         length, first = chosen_rows(components(latents.shape[1:]), bits, shift, adapter.bits)
         directions = latent_directions(

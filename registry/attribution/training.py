@@ -11,7 +11,7 @@ where they do not belong.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 
 from registry.attribution.attacks import ATTACKS, Attack, Rng, crop_and_rescale, training_attack
-from registry.attribution.matched_filter import FILL, MatchedFilterNetwork
-from registry.attribution.network import FEATURES, AttributionNetwork, KeyNetwork, Resolution
+from registry.attribution.matched_filter import MatchedFilterNetwork
+from registry.attribution.network import FEATURES, FILL, AttributionNetwork, KeyNetwork, Resolution
+from registry.attribution.pixel_network import PixelNetwork, linear_reading, reduced
 from registry.fingerprints.basis import Basis
 from registry.fingerprints.learned import filters_of
 from registry.generators.adapters import Generator, to_images
+from registry.interrupts import between_steps
 from registry.progress import progress
 from registry.training import Training
 from verifier.evidence import log10_tail
@@ -41,6 +44,13 @@ MISPLACED_SHARE = 0.2
 JITTER = 1 / 64
 """Most error of a window's place and side in training, a share of the canvas and at least a pixel; with
 rounding half a pixel more. The pose search steps by three times as much."""
+
+CHECKPOINT = "network.pt"
+READER = "filters.safetensors"
+"""In ``work``: the tensors of a network that directions were trained together with. The name is that of
+other bases' filters (:data:`registry.fingerprints.learned.FILTERS`): studies carry both along."""
+READ_PIXELS, FEWEST_READ, READ_BATCH = 20_000 * 32**2, 1_000, 100
+"""Pixels of the images for the regression that a network of pixels begins as, and the fewest images."""
 
 Pixels = NDArray[np.uint8]
 
@@ -123,31 +133,61 @@ def attacked_input(image: Image.Image, size: int, rng: Rng) -> Pixels:
     return whole(training_attack(image, rng), size)
 
 
-def new_network(source: RenderedImages, work: Path) -> KeyNetwork:
+def new_network(source: RenderedImages, work: Path, most: int) -> KeyNetwork:
     """An untrained network that fits the basis.
 
-    A basis learned on an autoencoder gets the network that begins as its filters (``work`` keeps them), any
-    other the one whose head starts as the basis where that is a pattern on the grid.
+    A basis learned on an autoencoder gets the network that begins as its filters (``work`` keeps them); a key
+    on a latent grid the one whose head starts as the basis where that is a pattern on the grid; any other the
+    one that was trained with the directions, if ``work`` keeps it, or begins as the regression of at most
+    ``most`` images.
     """
     if source.autoencoder is not None:
         filters = filters_of(source.generator, source.basis, source.latents, work)
         return MatchedFilterNetwork(source.autoencoder, filters, source.generator.size)
-    latent_shape = source.generator.latent_shape
+    bits, latent_shape = source.basis.bits, source.generator.latent_shape
     resolution = Resolution.of(source.generator.size, latent_shape)
-    channels = latent_shape[0] if len(latent_shape) == 3 else 0
-    network = AttributionNetwork(source.basis.bits, resolution, max(FEATURES, channels))
+    if len(latent_shape) != 3:
+        return pixel_network(source, resolution, work, most)
+    channels = latent_shape[0]
+    network = AttributionNetwork(bits, resolution, max(FEATURES, channels))
     (first, *others) = source.basis.directions.values()
     if not others and first.shape[1:] == latent_shape == (channels, resolution.grid, resolution.grid):
         network.start_from(first / np.linalg.norm(first.reshape(len(first), -1), axis=1).mean())
     return network
 
 
+def pixel_network(source: RenderedImages, resolution: Resolution, work: Path, most: int) -> PixelNetwork:
+    """What ``work`` keeps as its beginning, else as the regression of ``most`` images or fewer."""
+    network = PixelNetwork(source.basis.bits, resolution)
+    if (work / READER).exists():
+        network.load_state_dict(load_file(work / READER))
+    elif not (work / CHECKPOINT).exists():
+        count = min(most, max(FEWEST_READ, READ_PIXELS // source.generator.size**2))
+        network.start_from(linear_reading(_pixels_and_bits(source, network, count)))
+    return network
+
+
+def _pixels_and_bits(
+    source: RenderedImages, network: PixelNetwork, count: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """``count`` images or two, (n, 3, side, side) in [-1, 1] as the regression sees them, and their bits."""
+    with progress("regression", count) as bar, between_steps() as check:
+        size = max(1, min(READ_BATCH, count // 2))
+        for start in range(0, max(2, count), size):
+            check()
+            n = min(size, max(2, count) - start)
+            images, bits = source.draw(n, torch.Generator().manual_seed(start))
+            pixels = torch.from_numpy(np.stack([whole(image, network.size) for image in images]))
+            yield reduced(pixels.permute(0, 3, 1, 2) / 127.5 - 1, network.side), bits
+            bar.update(start + n)
+
+
 def train_network(source: RenderedImages, work: Path, steps: int, renders: int | None = None) -> KeyNetwork:
     """Binary cross-entropy over attacked views of ``renders`` images a step; resumes from ``work``."""
-    network = new_network(source, work)
+    network = new_network(source, work, steps * (renders or KeyNetwork.batch[0]))
     size, (usual, views) = network.size, network.batch
     renders = renders or usual
-    training = Training(network, work / "network.pt", steps, lr=2e-3, ema=0.998)
+    training = Training(network, work / CHECKPOINT, steps, lr=2e-3, ema=0.998)
     training.model.train()
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,9 +8,10 @@ J(w) = dg / dtheta of the image of a latent w, a step delta of the weights leave
 average, ``J = E[J(w)]``, which a reader finds again in place, and costs ``delta' M delta`` of squared error,
 ``M = E[J(w)' J(w)]``. With C the covariance of attacked images of the base model, the best linear reading of
 delta has the signal-to-noise ratio ``delta' F delta``, ``F = J' C^-1 J``, so the k directions are leading
-eigenvectors of F against M. Everything is in closed form, and found in two steps: among all weights with the
+eigenvectors of F against M. They are in closed form, and found in two steps: among all weights with the
 Jacobians of a few latents, several times as many directions as there are bits; among these, with many
 latents, those that keep what they promised (with few latents J is mostly content, and directions fit it).
+From there they are trained together with the network that reads them: :mod:`registry.fingerprints.joint`.
 
 Images above 64 pixels are reduced to 64 for J, M and C: what is finer hardly outlives the attacks. A copy
 remains an ordinary checkpoint whose bytes differ in these tensors only.
@@ -31,6 +32,8 @@ from registry.attribution.attacks import training_attack
 from registry.errors import InputError
 from registry.fingerprints.basis import Basis, Target
 from registry.fingerprints.eigenproblem import leading_directions
+from registry.fingerprints.joint import train_jointly
+from registry.fingerprints.quality import choose_strength
 from registry.generators.adapters import to_images
 from registry.generators.stylegan2.adapter import StyleGAN2
 from registry.generators.stylegan2.network import Synthesis
@@ -50,25 +53,32 @@ RIDGE_FEW, RIDGE_MANY = 1.0, 0.05
 """Of M, in units of its diagonal, in the two steps."""
 STEP = 0.05
 """Of the first step's finite differences; styles and activations are about one."""
-PSNR_DB = 34.0
-"""The second step's differences are taken as far out as a bit of a key goes at this quality."""
 CONTENT_IMAGES = 3000
 NOISE_FLOOR = 0.02
 """Standard deviation of each pixel's own noise, on a [0, 1] scale, added to C (fewer images than pixels)."""
 FIRST_STRENGTH = 0.1
 """Where the search for the strength begins: 64 directions of unit norm leave about 34 dB at 32 pixels."""
 BATCH = 64
+STRENGTH_LATENTS = 64
+JOINT_STEPS = 2_500
 
 Carrier = tuple[str, torch.Size]
 """Name and shape of a tensor that carries the key, or of its first channels."""
 
 
 def learn_stylegan2(
-    generator: StyleGAN2, file: str, model_digest: str, latents: torch.Tensor, bits: int, work: Path
+    generator: StyleGAN2,
+    file: str,
+    model_digest: str,
+    latents: torch.Tensor,
+    bits: int,
+    psnr: float,
+    work: Path,
 ) -> Basis:
     """The best ``bits`` directions for ``generator`` (tensors in ``file``), at a strength to be chosen.
 
-    ``latents`` (n, style_dim) are the sampler's. What takes long is kept in ``work`` and found again there.
+    ``latents`` (n, style_dim) are the sampler's; copies are to be about ``psnr`` dB from the base. What takes
+    long is kept in ``work`` and found again there, and so is the network trained with the directions.
     :class:`InputError` where the generator has fewer numbers that can carry keys than bits.
     """
     tensors = carriers(generator.network, PARAMETERS)
@@ -87,12 +97,14 @@ def learn_stylegan2(
     directions = best_patterns(coarse.pattern, coarse.distortion, content, candidates, RIDGE_FEW).T
 
     fine = Statistics(work / f"learned-many-{bits}.safetensors", candidates, content.shape[1])
-    step = math.sqrt(content.shape[1] * 10 ** (-PSNR_DB / 10) / bits)
+    step = math.sqrt(content.shape[1] * 10 ** (-psnr / 10) / bits)
     fine.add(generator, tensors, file, directions, _spaced(latents, MANY, 1), step)
     chosen = best_patterns(fine.pattern, fine.distortion, content, bits, RIDGE_MANY).T
     named = _by_target(chosen.double() @ directions.double(), tensors, generator.network, file)
     by_target = {target: values.contiguous().numpy() for target, values in named.items()}
-    return Basis("learned", FIRST_STRENGTH, 0, model_digest, by_target)
+    begin = Basis("learned", FIRST_STRENGTH, 0, model_digest, by_target)
+    begin = choose_strength(generator, begin, latents[:STRENGTH_LATENTS], psnr)
+    return train_jointly(generator, begin, latents, psnr, JOINT_STEPS, work)
 
 
 def carriers(network: Synthesis, limit: int) -> list[Carrier]:

@@ -151,9 +151,13 @@ class Adapter(ABC):
         latents: torch.Tensor,  # noqa: ARG002
         model_digest: str,  # noqa: ARG002
         bits: int,  # noqa: ARG002
+        psnr: float,  # noqa: ARG002
         work: Path,  # noqa: ARG002
     ) -> Basis:
-        """The learned basis of ``bits`` directions, at a strength to be chosen; ``work`` keeps parts."""
+        """The learned basis of ``bits`` directions, at a strength to be chosen that leaves about ``psnr`` dB.
+
+        ``work`` keeps parts, and what the attribution network begins with.
+        """
         raise InputError(f"no directions can be learned for {self.name}.", "Use --scheme pca.")
 
     def project(

@@ -301,7 +301,13 @@ class _Bench:
         work = self.study / LEARNED
         work.mkdir(exist_ok=True)
         basis = self.adapter.learn(
-            self.folder, self.generator, self.seen, self.model.digest_text, point.bits, work
+            self.folder,
+            self.generator,
+            self.seen,
+            self.model.digest_text,
+            point.bits,
+            service.PSNR_DB,  # the points that share the directions differ in quality
+            work,
         )
         filters = work / FILTERS
         return basis, filters.read_bytes() if filters.exists() else None

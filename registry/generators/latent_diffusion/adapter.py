@@ -140,6 +140,7 @@ class LatentDiffusionAdapter(Adapter):
         latents: torch.Tensor,
         model_digest: str,
         bits: int,
+        psnr: float,  # noqa: ARG002
         work: Path,
     ) -> Basis:
         from registry.fingerprints.learned import learn_directions

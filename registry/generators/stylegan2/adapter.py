@@ -170,12 +170,13 @@ class StyleGAN2Adapter(Adapter):
         latents: torch.Tensor,
         model_digest: str,
         bits: int,
+        psnr: float,
         work: Path,
     ) -> Basis:
         """Over biases and the constant input, see :mod:`registry.fingerprints.learned_stylegan2`."""
         from registry.fingerprints.learned_stylegan2 import learn_stylegan2
 
-        return learn_stylegan2(_stylegan2(generator), WEIGHTS, model_digest, latents, bits, work)
+        return learn_stylegan2(_stylegan2(generator), WEIGHTS, model_digest, latents, bits, psnr, work)
 
 
 def _stylegan2(generator: Generator) -> StyleGAN2:

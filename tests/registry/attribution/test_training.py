@@ -76,7 +76,7 @@ def test_the_network_learns_the_key_and_its_package_reads_the_same(
 
     write_package(trained, tmp_path, "ab" * 32, {"clean": 1.0})
     package = Network.load(tmp_path, device="cpu")
-    np.testing.assert_allclose(package.logits(pixels), logits.numpy(), atol=1e-3)
+    np.testing.assert_allclose(package.logits(pixels), logits.numpy(), atol=0.02)
     one = package.read(images[0], pose_search=False).logits
     np.testing.assert_allclose(one / 16, np.clip(logits[0].numpy(), -8, 8), atol=0.04)
 

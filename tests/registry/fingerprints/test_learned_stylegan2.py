@@ -52,8 +52,9 @@ def basis(model: Path, generator: StyleGAN2, work: Path) -> Basis:
         patch.setattr(learned_stylegan2, "FEW", 2)
         patch.setattr(learned_stylegan2, "MANY", 6)
         patch.setattr(learned_stylegan2, "CONTENT_IMAGES", 64)
+        patch.setattr(learned_stylegan2, "JOINT_STEPS", 2)
         latents = generator.sample_latents(200, seed=1)
-        directions = ADAPTER.learn(model, generator, latents, "sha256:0", BITS, work)
+        directions = ADAPTER.learn(model, generator, latents, "sha256:0", BITS, PSNR_DB, work)
     return choose_strength(generator, directions, generator.sample_latents(32, seed=2), PSNR_DB)
 
 
@@ -161,11 +162,12 @@ def test_an_interrupted_run_continues_to_the_same_basis(
     monkeypatch.setattr(learned_stylegan2, "PARAMETERS", 64)
     monkeypatch.setattr(learned_stylegan2, "MANY", 4)
     monkeypatch.setattr(learned_stylegan2, "CONTENT_IMAGES", 16)
+    monkeypatch.setattr(learned_stylegan2, "JOINT_STEPS", 2)
     latents = generator.sample_latents(40, seed=1)
 
     def learn(work: Path) -> Basis:
         work.mkdir(exist_ok=True)
-        return learn_stylegan2(generator, WEIGHTS, "sha256:0", latents, 8, work)
+        return learn_stylegan2(generator, WEIGHTS, "sha256:0", latents, 8, PSNR_DB, work)
 
     whole = learn(tmp_path / "whole")
     seen: list[int] = []
@@ -201,11 +203,11 @@ def test_carriers_stay_within_their_number() -> None:
 def test_large_images_are_reduced_and_part_of_the_constant_input_is_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"PARAMETERS": 96, "FEW": 1, "MANY": 1, "CONTENT_IMAGES": 4}.items():
+    for name, value in {"PARAMETERS": 96, "FEW": 1, "MANY": 1, "CONTENT_IMAGES": 4, "JOINT_STEPS": 1}.items():
         monkeypatch.setattr(learned_stylegan2, name, value)
     network = Synthesis(Layout(16, 1, (8, 6, 6, 4, 4, 4))).requires_grad_(False)
     large = StyleGAN2(network)
-    found = learn_stylegan2(large, WEIGHTS, "sha256:0", large.sample_latents(8, seed=0), 8, tmp_path)
+    found = learn_stylegan2(large, WEIGHTS, "sha256:0", large.sample_latents(8, seed=0), 8, PSNR_DB, tmp_path)
     constant = found.directions[WEIGHTS, "input.input"]
     assert constant.shape == (8, 1, 8, 4, 4)
     assert (constant[:, :, 3:] == 0).all()
@@ -216,4 +218,6 @@ def test_large_images_are_reduced_and_part_of_the_constant_input_is_enough(
 
 def test_more_bits_than_carriers_are_refused(generator: StyleGAN2, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--bits 4096"):
-        learn_stylegan2(generator, WEIGHTS, "sha256:0", generator.sample_latents(2, seed=0), 4096, tmp_path)
+        learn_stylegan2(
+            generator, WEIGHTS, "sha256:0", generator.sample_latents(2, seed=0), 4096, PSNR_DB, tmp_path
+        )
