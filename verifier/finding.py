@@ -11,6 +11,7 @@ fingerprint.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -20,6 +21,9 @@ from verifier.errors import InputError
 SCHEMA = "hallmark/finding/1"
 
 Verdict = Literal["attributed", "not-attributed"]
+
+SURE = 0.8
+"""Confidence below which a model is named with a "perhaps"."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,11 @@ class LineageEntry:
     note: str = ""
 
     def statement(self) -> str:
-        """What people are told."""
-        sure = f"(confidence {self.confidence:.2f})"
-        return f"{self.note} {sure}" if self.model is None else f"made by {self.model} {sure}"
+        """What people are told; the confidence is rounded down, so that it is 1.00 only if it is 1."""
+        sure = f"(confidence {math.floor(100 * self.confidence + 1e-6) / 100:.2f})"
+        if self.model is None:
+            return f"{self.note} {sure}"
+        return f"{'' if self.confidence >= SURE else 'perhaps '}made by {self.model} {sure}"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tests.registry.cases.support import samples
 from verifier.bundle import Bundle
 from verifier.cli import cli
 from verifier.errors import InputError
+from verifier.finding import LineageEntry
 from verifier.telling import Teller
 
 
@@ -38,7 +39,8 @@ def test_models_without_keys_are_told_from_a_bundle_without_keys(bundle: Path) -
     images = sorted(bundle.parent.glob("flow*.png"))
     result = run(bundle, *images, "--set")
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("set of 16 images: made by zoo-flow@1 (confidence ")
+    assert result.stdout.startswith("set of 16 images: ")
+    assert "made by zoo-flow@1 (confidence 0." in result.stdout.splitlines()[0]
     assert "Told among zoo-flow@1, zoo-vae@1." in result.stdout
     alone = run(bundle, *images, "--json")
     found = [json.loads(line) for line in alone.stdout.splitlines()]
@@ -67,3 +69,9 @@ def test_a_bundle_without_lineage_says_so(sqlite_ready: Home, tmp_path: Path) ->
     with pytest.raises(InputError, match="no lineage"):
         Teller([Bundle.open(path)])
     assert run(path, "any.png").exit_code == 2
+
+
+def test_what_is_little_sure_is_said_with_a_perhaps_and_nothing_is_rounded_up() -> None:
+    assert LineageEntry("a@1", 0.9987).statement() == "made by a@1 (confidence 0.99)"
+    assert LineageEntry("a@1", 0.4199).statement() == "perhaps made by a@1 (confidence 0.41)"
+    assert LineageEntry(None, 0.5, "none of them").statement() == "none of them (confidence 0.50)"

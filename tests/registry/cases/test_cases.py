@@ -190,7 +190,7 @@ def test_lineage_is_told_without_keys_and_goes_into_the_report(sqlite_ready: Hom
     page = reporting.make(home, who(home), case_id, "html")[1].decode()
     assert "made by zoo-vae@1" in page
     again = CliRunner().invoke(cli.cli, ["case", "show", case_id, "--home", str(home.settings.home)])
-    assert "lineage: made by zoo-vae@1 (confidence" in again.output
+    assert "made by zoo-vae@1 (confidence" in again.output
 
 
 def test_a_set_of_two_models_is_said_to_be_mixed_image_by_image(sqlite_ready: Home) -> None:
