@@ -12,6 +12,7 @@ from registry.bundles.service import BundleOptions, export
 from registry.generators import service as generators
 from registry.home import Home
 from tests.registry.cases.support import samples
+from tests.registry.resolve.support import issue
 from verifier.bundle import Bundle
 from verifier.cli import cli
 from verifier.errors import InputError
@@ -75,3 +76,23 @@ def test_what_is_little_sure_is_said_with_a_perhaps_and_nothing_is_rounded_up() 
     assert LineageEntry("a@1", 0.9987).statement() == "made by a@1 (confidence 0.99)"
     assert LineageEntry("a@1", 0.4199).statement() == "perhaps made by a@1 (confidence 0.41)"
     assert LineageEntry(None, 0.5, "none of them").statement() == "none of them (confidence 0.50)"
+
+
+def test_a_report_on_a_set_with_a_file_that_could_not_be_read_has_its_lineage(
+    bundle: Path, sqlite_ready: Home, tmp_path: Path
+) -> None:
+    full = tmp_path / "full.bundle"
+    issue(sqlite_ready)
+    export(sqlite_ready, full, BundleOptions(with_keys=True))
+    images = [tmp_path / "missing.png", *sorted(tmp_path.glob("vae*.png"))]
+    for path, keys in ((full, True), (bundle, False)):
+        asked = ["check", *map(str, images), "--set", "--json", "--no-pose-search", "--bundle", str(full)]
+        checked = CliRunner().invoke(cli, asked)
+        assert checked.exit_code == 2, checked.output
+        (tmp_path / "finding.json").write_text(checked.stdout.splitlines()[-1])
+        out = tmp_path / f"report-{keys}.html"
+        made = CliRunner().invoke(
+            cli, ["report", str(tmp_path / "finding.json"), "--bundle", str(path), "--out", str(out)]
+        )
+        assert made.exit_code == 0, made.output
+        assert "made by zoo-vae@1" in out.read_text()

@@ -29,7 +29,7 @@ from verifier.finding import CopyEntry, Finding, ImageEntry
 from verifier.images import load_image
 from verifier.network import Network
 from verifier.opening import Opening
-from verifier.reading import Reader, file_at
+from verifier.reading import Reader, ReadImage, file_at
 from verifier.recompute import Recomputed, recompute
 from verifier.report.files import ImageFiles
 from verifier.report.statement import Case, Exhibit, Named, NetworkFacts, Opened, Origin, Report
@@ -220,7 +220,7 @@ class _Maker:
         group, reader = Group.empty(len(networks)), Reader(networks, pose_search, lineage)
         for image, path in zip(stated.images, paths, strict=True):
             if path is None:
-                group.entries.append(image)
+                group.add(ReadImage(image))
                 continue
             (read,) = reader.read([file_at(path)])
             if read.entry.error is not None:

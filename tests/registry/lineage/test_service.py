@@ -61,7 +61,6 @@ def test_registering_a_model_computes_its_lineage_and_flags_pruned_weights(
         described = service.describe(session, added)
     assert (first.model, first.derived) == ("zoo-vae@1", True)
     assert first.distance is not None
-    assert first.distance < 0.05
     assert first.weights is not None
     assert first.weights > 0.9
     assert not any(other.derived for other in others)
