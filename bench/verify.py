@@ -30,6 +30,7 @@ import click
 import numpy as np
 import onnx
 import onnxruntime
+from numpy.typing import NDArray
 from PIL import Image
 
 from bench.common import Goal, Prepared, close, in_turn, prepared, process
@@ -133,10 +134,11 @@ def _bulk(bench: Prepared, rounds: int) -> dict[str, float]:
         bare = [_bare_session(bench, len(files), batch) for batch in BATCHES]
         check = lambda: verifier.check(files, pose_search=False)  # noqa: E731
         times = in_turn([*bare, read, check], rounds)
-        alone = {kind: _one_thread(bench, Path(name) / kind, kind, rounds) for kind in ("jpeg", "png")}
+        alone = [_one_thread(bench, Path(name) / kind, kind, rounds) for kind in ("jpeg", "png")]
     fastest = min(times[: len(BATCHES)])
     return {
-        **{f"one_thread_share_{kind}": share for kind, share in alone.items()},
+        **alone[0],
+        **alone[1],
         "bare_session_images_per_s": len(files) / fastest,
         "reading_images_per_s": len(files) / times[-2],
         "reading_share_of_bare_session": fastest / times[-2],
@@ -145,25 +147,39 @@ def _bulk(bench: Prepared, rounds: int) -> dict[str, float]:
     }
 
 
-def _one_thread(bench: Prepared, folder: Path, kind: str, rounds: int) -> float:
-    """Processor time of the bare session on one thread over that of reading files of a kind on one."""
+def _one_thread(bench: Prepared, folder: Path, kind: str, rounds: int) -> dict[str, float]:
+    """Processor time of the bare session on one thread over that of reading files of a kind on one.
+
+    And over that of a program that does nothing but open them with Pillow and run the session: more than that
+    takes another decoder.
+    """
     folder.mkdir()
-    files = [file_at(path) for path in _distinct(bench.images, folder, 12 * IMAGES_AT_A_TIME, kind)]
+    paths = _distinct(bench.images, folder, 6 * IMAGES_AT_A_TIME, kind)
+    starts = range(0, len(paths), IMAGES_AT_A_TIME)
+    batches = [paths[start : start + IMAGES_AT_A_TIME] for start in starts]
     reader = Reader(_networks(bench), pose_search=False)
+    run = _session(bench, 1)
 
     def read() -> None:
-        for start in range(0, len(files), IMAGES_AT_A_TIME):
-            reader.read(files[start : start + IMAGES_AT_A_TIME])
+        for batch in batches:
+            reader.read([file_at(path) for path in batch])
 
-    actions = [*(_bare_session(bench, len(files), batch, 1) for batch in BATCHES), read]
+    def plain() -> None:
+        for batch in batches:
+            run(np.stack([np.asarray(Image.open(path)) for path in batch]))
+
+    actions = [*(_bare_session(bench, len(paths), batch, 1) for batch in BATCHES), plain, read]
     times: list[list[float]] = [[] for _ in actions]
     for _ in range(rounds):
         for action, found in zip(actions, times, strict=True):
             began = time.process_time()
             action()
             found.append(time.process_time() - began)
-    *bare, reading = map(statistics.median, times)
-    return min(bare) / reading
+    *bare, opening, reading = map(statistics.median, times)
+    return {
+        f"one_thread_share_{kind}": min(bare) / reading,
+        f"one_thread_share_{kind}_pillow_alone": min(bare) / opening,
+    }
 
 
 def _networks(bench: Prepared) -> Sequence[Network]:
@@ -181,21 +197,27 @@ def _distinct(images: list[Path], folder: Path, count: int, kind: str = "jpeg") 
 
 
 def _bare_session(bench: Prepared, images: int, batch: int, threads: int = 0) -> Callable[[], None]:
+    """The action that runs ``images`` ready canvases through the session."""
+    run = _session(bench, threads)
+    side = Verifier.from_bundle(bench.bundle, device="cpu").networks[0].spec.size
+    canvases = np.random.default_rng(1).integers(0, 256, (batch, side, side, 3), np.uint8)
+
+    def action() -> None:
+        for _ in range(images // batch):
+            run(canvases)
+
+    return action
+
+
+def _session(bench: Prepared, threads: int) -> Callable[[NDArray[np.uint8]], object]:
+    """onnxruntime's session of the network, as its documentation shows it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     with zipfile.ZipFile(bench.bundle) as bundle:
         network = next(name for name in bundle.namelist() if name.endswith("network.onnx"))
         content = bundle.read(network)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    (pixels,) = session.get_inputs()
-    side = pixels.shape[1]
-    canvases = np.random.default_rng(1).integers(0, 256, (batch, side, side, 3), np.uint8)
-
-    def run() -> None:
-        for _ in range(images // batch):
-            session.run(None, {pixels.name: canvases})
-
-    return run
+    return lambda canvases: session.run(None, {"pixels": canvases})
 
 
 def _half(images: int) -> dict[str, float]:

@@ -74,8 +74,9 @@ FIRST_SHARE = 0.9
 GROUPS_AT_A_TIME = 16
 """Groups judged together, times the number of workers that read."""
 
-IMAGES_AT_A_TIME = 16
-"""Images read together by one worker; bounds the memory that decoded images take."""
+IMAGES_AT_A_TIME = 32
+"""Images read together by one worker: decoders and network take turns, and find the caches cold each time.
+Ctrl-C waits for them."""
 
 SEARCHED_AT_A_TIME = 4
 """The same where poses are searched, which takes up to seconds an image: Ctrl-C waits for them."""
@@ -280,7 +281,8 @@ class Checker(ABC):
         files = [file_at(path) for paths in groups for path in paths]
         reader = Reader(self.networks, pose_search, self.lineage)
         batches: dict[int, list[ReadImage]] = {}
-        size = SEARCHED_AT_A_TIME if pose_search else IMAGES_AT_A_TIME
+        share = math.ceil(len(files) / self._workers)
+        size = min(share, SEARCHED_AT_A_TIME if pose_search else IMAGES_AT_A_TIME)
 
         def work(start: int) -> tuple[int, list[ReadImage]]:
             return start, reader.read(files[start : start + size])

@@ -349,6 +349,10 @@ class Network:
         factor = min(image.size) // (8 * self.spec.size)
         return image.reduce(factor) if factor > 1 else image
 
+    def canvas(self, image: Image.Image) -> Image.Image:
+        """All that the identity pose needs of the image: what is read of it is the same, without search."""
+        return self._scaled(self.reduced(image), (self.spec.size, self.spec.size))
+
     def _search(self, image: Image.Image, identity: Reading) -> list[Reading]:
         """Every pose that the rule tries, in its order, given the reading at the identity."""
         size, rule = self.spec.size, self.spec.poses
@@ -406,8 +410,10 @@ class Network:
 
     def _resized(self, image: Image.Image, shape: tuple[int, int]) -> NDArray[np.uint8]:
         """The image (height, width, 3) with ``shape``, (width, height)."""
-        kernel = _FILTERS[self.spec.resample]
-        return np.asarray(image if image.size == shape else image.resize(shape, kernel))
+        return np.asarray(self._scaled(image, shape))
+
+    def _scaled(self, image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+        return image if image.size == shape else image.resize(shape, _FILTERS[self.spec.resample])
 
     def _coarse_poses(self, image: Image.Image) -> list[Pose]:
         size, stride = self.spec.size, self.spec.poses.stride

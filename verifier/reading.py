@@ -59,6 +59,7 @@ class Reader:
         self._networks, self._pose_search, self._lineage = networks, pose_search, lineage
         sides = [network.side for network in networks]
         self._side = max(sides if lineage is None else [*sides, lineage.side])
+        self._alike = len({(network.spec.size, network.spec.resample) for network in networks}) == 1
 
     def read(self, files: Iterable[File]) -> list[ReadImage]:
         """Every file's reading, in order. Identity poses are read together, so batches should be small."""
@@ -79,7 +80,7 @@ class Reader:
             read.append(ReadImage(entry, traits=loaded.traits))
             if self._lineage is not None:
                 windows.append(window(loaded.image, self._lineage.spec.window))
-            images.append(self._reduced(loaded.image))
+            images.append(self._kept(loaded.image))
         if self._lineage is not None:
             features = iter(self._lineage.features(windows))
             read = [
@@ -93,10 +94,12 @@ class Reader:
                     image.readings.append(next(ranked))
         return read
 
-    def _reduced(self, image: Image) -> Image:
-        """The image as small as its networks read it, where they agree on that: large ones are not kept."""
-        sizes = {network.spec.size for network in self._networks}
-        return self._networks[0].reduced(image) if len(sizes) == 1 else image
+    def _kept(self, image: Image) -> Image:
+        """What the networks read of the image, where they agree on that: large ones are not held."""
+        if not self._alike:
+            return image
+        network = self._networks[0]
+        return network.reduced(image) if self._pose_search else network.canvas(image)
 
 
 def in_parallel(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:

@@ -34,7 +34,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
-from verifier.check import GROUPS_AT_A_TIME, Checker, Group, network_package
+from verifier.check import GROUPS_AT_A_TIME, IMAGES_AT_A_TIME, Checker, Group, network_package
 from verifier.devices import processors
 from verifier.errors import InputError
 from verifier.evidence import ALPHA
@@ -51,11 +51,9 @@ __all__ = ["ENGINES", "RULES", "Stopped", "Summary", "scan"]
 ENGINES = ("local", "ray")
 JOURNAL = ".journal"
 
-_TOGETHER = 16
-"""Items in a batch: what a process that is killed may have to read again, for each of its workers."""
-
-_TOGETHER_SEARCHED = 2
-"""The same where poses are searched, which takes up to seconds an image."""
+_SEARCHED = 2
+"""Items in a batch where poses are searched, which takes up to seconds an image; IMAGES_AT_A_TIME otherwise.
+A process that is killed may have to read so many again, for each of its workers."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -159,7 +157,7 @@ def _read(
     tally = journal.tally()
     step = progress("reading", tally.items)
     step(tally.read)
-    size = _TOGETHER_SEARCHED if pose_search else _TOGETHER
+    size = _SEARCHED if pose_search else IMAGES_AT_A_TIME
     batches = takewhile(lambda _: not stopped(), journal.unread(size))
     workers = workers or processors()
     if engine == "ray" and tally.read < tally.items:

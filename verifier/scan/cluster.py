@@ -38,7 +38,7 @@ Columns = dict[str, Any]
 QUIET = {"RAY_DATA_LOG_LEVEL": "CRITICAL", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 """What Ray would print into the progress display; failures come as exceptions."""
 
-BATCHES = 8
+BATCHES = 4
 """Batches in a task: so many that what Ray does for a task counts for little."""
 
 _ITEM, _RECORD = [field.name for field in fields(Item)], [field.name for field in fields(Record)]
