@@ -230,28 +230,6 @@ def _engine(url: str, foreign_keys: bool = True, connections: int = CONNECTIONS,
     return engine
 
 
-@contextmanager
-def pipelined(session: Session) -> Iterator[None]:
-    """On PostgreSQL, send the statements of the block without waiting for each to be answered.
-
-    For inserts and updates whose results nobody asks for. The end of the block waits for all of them, and an
-    error of any of them is raised there.
-    """
-    connection = session.connection()
-    if connection.dialect.name != "postgresql":
-        yield
-        return
-    from psycopg import Error
-
-    driver: Any = connection.connection.driver_connection
-    try:
-        with driver.pipeline():
-            yield
-    except Error as error:
-        statement = "of several sent together"
-        raise DBAPIError.instance(statement, None, error, Error, dialect=connection.dialect) from error
-
-
 def table(entity: type[Base]) -> Table:
     """The table of an entity, for statements on hot paths that need no more of the ORM than its names."""
     return cast(Table, entity.__table__)

@@ -125,9 +125,9 @@ def _log(session: Session, home: Home, batches: Sequence[Batch]) -> None:
     rows = [row for batch in batches for row in batch.rows]
     digests = [leaf(document) for batch in batches for document in batch.documents]
     issued = Counter(row["model_id"] for row in rows)
-    with ledger.appending(session, home.identity, ledger.CERTIFICATE, digests) as first:
-        session.execute(_ADD_KEYS, [{**row, "ledger_index": first + i} for i, row in enumerate(rows)])
-        session.execute(_COUNT_ON, [{"model": model, "more": more} for model, more in issued.items()])
+    first = ledger.append(session, home.identity, ledger.CERTIFICATE, digests)
+    session.execute(_ADD_KEYS, [{**row, "ledger_index": first + i} for i, row in enumerate(rows)])
+    session.execute(_COUNT_ON, [{"model": model, "more": more} for model, more in issued.items()])
 
 
 class Issuer:

@@ -10,15 +10,14 @@ and it signs a checkpoint in the same transaction: no entry is ever committed wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import BigInteger, bindparam, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from registry.db import pipelined, table, unix_now
+from registry.db import table, unix_now
 from registry.errors import NotFoundError
 from registry.identity import Identity
 from registry.ledger import tiles
@@ -73,16 +72,6 @@ def append(session: Session, identity: Identity, kind: str, digests: Sequence[by
     Holds the ledger until the transaction ends: prepare everything else before. Five or six statements,
     however many records.
     """
-    with appending(session, identity, kind, digests) as first:
-        return first
-
-
-@contextmanager
-def appending(session: Session, identity: Identity, kind: str, digests: Sequence[bytes]) -> Iterator[int]:
-    """:func:`append`, whose last statements are sent together with those of the block.
-
-    Nobody may ask for the results of these (:func:`registry.db.pipelined`).
-    """
     # One statement takes the lock and the numbers; whoever comes second waits here and then counts on.
     new: int = session.execute(_TAKE_NUMBERS, {"more": len(digests)}).scalar_one()
     first, now = new - len(digests), unix_now()
@@ -90,16 +79,14 @@ def appending(session: Session, identity: Identity, kind: str, digests: Sequence
     changed = tiles.extend(first, [merkle.leaf_hash(digest) for digest in digests], _reader(edge))
     # The root needs the right edge alone: every full tile left of it is one hash of the level above.
     root = merkle.tree_root(new, _reader({**edge, **changed}))
-    checkpoint = _checkpoint_row(identity, new, root)
     entries = [
         {"index": first + i, "kind": kind, "digest": digest, "logged_at": now}
         for i, digest in enumerate(digests)
     ]
-    with pipelined(session):
-        session.execute(_ADD_ENTRIES, entries)
-        _write_tiles(session, changed, edge)
-        session.execute(_ADD_CHECKPOINT, [checkpoint])
-        yield first
+    session.execute(_ADD_ENTRIES, entries)
+    _write_tiles(session, changed, edge)
+    session.execute(_ADD_CHECKPOINT, [_checkpoint_row(identity, new, root)])
+    return first
 
 
 def size(session: Session) -> int:

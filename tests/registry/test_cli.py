@@ -221,7 +221,7 @@ def test_a_full_disk_is_explained(registry: Registry, at_home: Home, monkeypatch
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "storage/x")
 
-    monkeypatch.setattr(ledger, "appending", full)
+    monkeypatch.setattr(ledger, "append", full)
     registry("issue", "--model", MODEL, "--to", RECIPIENT, code=2)
     assert "storage/x: No space left on device" in registry.error
 
@@ -232,7 +232,7 @@ def test_a_defect_is_one_line_unless_debugging(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by zero\nand more")
 
-    monkeypatch.setattr(ledger, "appending", broken)
+    monkeypatch.setattr(ledger, "append", broken)
     registry("issue", "--model", MODEL, "--to", RECIPIENT, code=4)
     assert "internal error: ZeroDivisionError: by zero." in registry.error
     monkeypatch.setenv("HALLMARK_DEBUG", "1")

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -53,16 +51,14 @@ def test_key_and_ledger_entry_are_one_transaction(ready: Home, monkeypatch: pyte
     issuer = service.Issuer.open(ready, MODEL, RECIPIENT)
     issuer.issue(2)
 
-    appending = ledger.appending
+    append = ledger.append
 
-    @contextmanager
-    def interrupted(*arguments: Any) -> Iterator[int]:
-        with appending(*arguments):
-            raise KeyboardInterrupt
-        yield 0
+    def interrupted(*arguments: Any) -> int:
+        append(*arguments)
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "appending", interrupted)
+        patch.setattr(ledger, "append", interrupted)
         with pytest.raises(KeyboardInterrupt):
             issuer.issue(300)
     issuer.issue(1)
