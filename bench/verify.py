@@ -9,6 +9,9 @@ disturb less). Reading is measured from files to logits; checking adds the searc
 proofs of what is named. ``--peer`` is an interpreter that has trustmark, whose mere import is compared (it
 depends on torchvision, which does not go with Hallmark's environment); without it that goal is left out.
 
+From JPEGs of several sizes to readings it is measured on every device that starts, against what the network
+itself does there with ready canvases, as many as it takes at a time.
+
 Half precision, in which graphics cards read, is compared with single on the shipped networks, on images of
 noise, parts of the copies' images, and the hardest canvases: weights and what every node gives are rounded to
 16 bits, sums are not.
@@ -23,8 +26,10 @@ import sysconfig
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 import numpy as np
@@ -40,7 +45,7 @@ from registry.attribution.half import hard_images
 from registry.generators.builtin import ROOT
 from verifier import Verifier
 from verifier.check import IMAGES_AT_A_TIME
-from verifier.devices import processors
+from verifier.devices import Device, processors, start
 from verifier.network import TOLERANCE, Network
 from verifier.reading import Reader, file_at, in_parallel
 
@@ -48,6 +53,9 @@ IMPORTS = "import click, cryptography, numpy, onnxruntime, PIL.Image, rich"
 PEER = "import torch; torch.library.register_fake = lambda *_, **__: lambda f: f; import trustmark"
 """torchvision's wheels are built for CUDA builds of torch, and stumble over one without when they declare
 their operators: that is left out, which only makes the import shorter."""
+
+SIDES = (64, 256, 512)
+"""Of the JPEGs that are read on every device, in pixels."""
 
 BATCHES = (16, 64)
 """Of the bare session: the faster one counts."""
@@ -72,6 +80,11 @@ def main(quick: bool, peer: str | None) -> None:
         figures = {"keys": float(keys + 1), **_single(bench, rounds, peer), **_bulk(bench, rounds)}
         reader = Reader(_networks(bench), pose_search=False)
         figures |= bulk(lambda path: reader.read([file_at(path)]), quick)
+        for device in ("cpu", "cuda"):
+            if start(_onnx(bench), Device(device))[0] is not None:
+                figures |= _from_jpegs(bench, device, rounds)
+            else:
+                print(f"{device} does not start here and is left out.")
     figures |= _half(32 if quick else 256)
     if peer is not None:
         goals["times_faster_than_importing_trustmark"] = Goal(">=", 15.0)
@@ -147,6 +160,38 @@ def _bulk(bench: Prepared, rounds: int) -> dict[str, float]:
     }
 
 
+def _from_jpegs(bench: Prepared, device: str, rounds: int) -> dict[str, float]:
+    """Images a second from JPEGs of several sizes to readings, and their share of the network's own rate."""
+    verifier = Verifier.from_bundle(bench.bundle, device=device, parallel=True)
+    (network,) = verifier.networks
+    reader = Reader([network], pose_search=False)
+    count = 4 * processors() * IMAGES_AT_A_TIME
+    shape = (count // processors(), network.spec.size, network.spec.size, 3)
+    canvases = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+
+    def threads(work: Callable[[Any], object], tasks: Sequence[Any]) -> None:
+        for _ in in_parallel(work, tasks, processors()):
+            pass
+
+    actions = [lambda: threads(network.logits, [canvases] * processors())]
+    with TemporaryDirectory() as name:
+        for side in SIDES:
+            folder = Path(name) / str(side)
+            folder.mkdir()
+            paths = _distinct(bench.images, folder, count, side=side)
+            starts = range(0, count, IMAGES_AT_A_TIME)
+            batches = [[file_at(path) for path in paths[s : s + IMAGES_AT_A_TIME]] for s in starts]
+            actions.append(partial(threads, reader.read, batches))
+        alone, *reading = in_turn(actions, rounds)
+    figures = {f"{device}_network_images_per_s": count / alone}
+    for side, taken in zip(SIDES, reading, strict=True):
+        figures |= {
+            f"{device}_{side}_px_images_per_s": count / taken,
+            f"{device}_{side}_px_share": alone / taken,
+        }
+    return figures
+
+
 def _one_thread(bench: Prepared, folder: Path, kind: str, rounds: int) -> dict[str, float]:
     """Processor time of the bare session on one thread over that of reading files of a kind on one.
 
@@ -187,12 +232,15 @@ def _networks(bench: Prepared) -> Sequence[Network]:
     return Verifier.from_bundle(bench.bundle, device="cpu", parallel=True).networks
 
 
-def _distinct(images: list[Path], folder: Path, count: int, kind: str = "jpeg") -> list[Path]:
-    """So many files of the sampled images; JPEGs, as most photographs are."""
+def _distinct(
+    images: list[Path], folder: Path, count: int, kind: str = "jpeg", side: int | None = None
+) -> list[Path]:
+    """So many files of the sampled images, enlarged to ``side``; JPEGs, as most photographs are."""
     paths = [folder / f"{number}.{kind}" for number in range(count)]
     for number, path in enumerate(paths):
         with Image.open(images[number % len(images)]) as image:
-            image.convert("RGB").save(path, quality=95)
+            size = image.size if side is None else (side, side)
+            image.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
     return paths
 
 
@@ -213,11 +261,13 @@ def _session(bench: Prepared, threads: int) -> Callable[[NDArray[np.uint8]], obj
     """onnxruntime's session of the network, as its documentation shows it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    with zipfile.ZipFile(bench.bundle) as bundle:
-        network = next(name for name in bundle.namelist() if name.endswith("network.onnx"))
-        content = bundle.read(network)
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(_onnx(bench), options, providers=["CPUExecutionProvider"])
     return lambda canvases: session.run(None, {"pixels": canvases})
+
+
+def _onnx(bench: Prepared) -> bytes:
+    with zipfile.ZipFile(bench.bundle) as bundle:
+        return bundle.read(next(name for name in bundle.namelist() if name.endswith("network.onnx")))
 
 
 def _half(images: int) -> dict[str, float]:

@@ -351,8 +351,8 @@ def scan(
 
     FILE.parquet.journal keeps what was read. Ctrl-C stops, and the same command goes on where it stopped.
 
-    Exit codes: 0 the table is written (images that could not be read are in it), 2 bad input, 3 the bundle
-    cannot be trusted, 4 internal error, 130 interrupted.
+    Exit codes: 0 the table is written (images that could not be read are in it), 2 bad input (also where no
+    image could be read at all), 3 the bundle cannot be trusted, 4 internal error, 130 interrupted.
     """
     import json
     from importlib.util import find_spec
@@ -398,7 +398,7 @@ def scan(
     else:
         _print_rows(summary_rows(summary))
         click.echo(note)
-    return 0
+    return BAD_INPUT if summary.errors == summary.images else 0
 
 
 def _checker(

@@ -181,7 +181,7 @@ def inspection_rows(inspection: Inspection) -> list[Row]:
 def summary_rows(summary: Summary) -> list[Row]:
     """What came of a scan."""
     state = "" if summary.complete else " (of what was read so far)"
-    images, groups = counted(summary.images, "image"), counted(summary.groups, "group")
+    images, groups = counted(summary.images - summary.errors, "image"), counted(summary.groups, "group")
     rows = [
         Row("", f"{images} in {groups}{state}: {summary.out}", "green"),
         Row("attributed", f"{counted(summary.attributed, 'image')} by themselves", "bold"),

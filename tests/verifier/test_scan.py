@@ -416,6 +416,11 @@ def test_the_command_prints_the_summary(world: World, photos: Path, tmp_path: Pa
     assert "model         birds@1: 20 images" in result.stdout
     wrong = CliRunner().invoke(cli.cli, [*command, "--address", "auto"])
     assert (wrong.exit_code, "--address goes with --engine ray" in wrong.output) == (2, True)
+    command[1:4] = [str(tmp_path / "missing.png"), "--out", str(tmp_path / "g.parquet")]
+    result = CliRunner().invoke(cli.cli, command)
+    assert (result.exit_code, "0 images in 0 groups" in result.stdout) == (2, True)
+    assert "1: cannot read it: No such file or directory" in result.stdout
+    assert [row["verdict"] for row in rows(tmp_path / "g.parquet")] == ["error"]
 
 
 def test_the_command_ends_with_130_after_ctrl_c(world: World, tmp_path: Path) -> None:
