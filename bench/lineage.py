@@ -5,11 +5,13 @@ python -m bench.lineage [--quick] [--work FOLDER] [--steps N] [--data FOLDER]
 Needs the zoo in ``--work`` (``python -m registry.lineage.zoo``, see docs/lineage.md). Every method is given
 the same samples: the first part of each model's to learn from, the last to be asked about. Baselines:
 averaged noise residuals and correlation (Marra et al. 2019), a classifier of single images whose votes are
-counted (Yu et al. 2019), the spectrum of single images. Ablations: a high-pass in place of the learned
-residual, averaged image embeddings in place of set encoding, a classifier's loss in place of the contrastive
-one. Open set: encoders that never saw one family, asked about it. Clustering: an encoder trained on two
-variants of each family, asked about the others. A quick run uses encoders that an earlier run left in
-``--work``, and trains none.
+counted (Yu et al. 2019), the spectrum of single images. Ablations: such a classifier on the set encoder's own
+features, a high-pass in place of the learned residual, averaged image embeddings in place of set encoding,
+either part of the loss alone. Open set: encoders that never saw one family, asked about it.
+Clustering: encoders trained on two variants of each family, asked about the others. Classifiers
+are trained for as many steps as the shipped encoder, the encoders that are compared for half as many
+(``--steps``), "same-steps" among them. A quick run uses those that an
+earlier run left in ``--work``, and trains none.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ from torch import nn
 from bench.common import Goal, close
 from registry.generators.sampling import adapter_of
 from registry.generators.small import SmallGenerator
-from registry.lineage.building import Embed, encoder_embed, fingerprint, random_sets
+from registry.lineage.building import Embed, encoder_embed, fingerprint, only_source, random_sets
 from registry.lineage.degrade import TESTED, degrade
 from registry.lineage.encoder import EncoderLayout, SetEncoder
 from registry.lineage.service import network
-from registry.lineage.training import Sets, train_encoder
+from registry.lineage.training import CLASSES, CONTRASTIVE, STANDARD, STEPS, Sets, train_encoder
 from registry.lineage.tree import Tree, adjusted_rand
 from registry.lineage.variants import FAMILIES, OTHER_SAMPLING, VARIANTS
 from registry.lineage.zoo import REAL, SIZE, TEST, TRAIN, photographs, resampled, samples_of
@@ -48,9 +50,11 @@ Scores = Callable[[Pixels, Sequence[Sequence[int]]], NDArray[np.float64]]
 """Likeness (s, m) of sets of images to each of the models, the larger the more alike."""
 
 SIZES = (1, 2, 4, 8, 16, 32)
-DRAWS, QUICK_DRAWS = 60, 25
-STEPS = 400
-"""Of an encoder that is compared: the shipped one was trained longer."""
+DRAWS, QUICK_DRAWS = 200, 50
+HALVES = ("ab", "cd")
+"""Variants that encoders are trained on which are then asked to cluster the others."""
+FINE_TUNED = 60
+"""Steps on other photographs of a derivative."""
 SEED_PAIRS = {f"{family}-{letter}" for family in FAMILIES for letter in "ab"}
 OPEN_SIZE = 16
 NOTE = "images that were resized are brought back to 32 pixels for the methods that need one size"
@@ -67,9 +71,10 @@ def auroc(known: NDArray[np.float64], unknown: NDArray[np.float64]) -> float:
 
 
 def by_embedding(embed: Embed, learned: Mapping[str, Pixels]) -> Scores:
-    """Cosine with the models' fingerprints."""
-    directions = np.stack([fingerprint(embed, learned[name]) for name in sorted(learned)])
-    return lambda pixels, sets: embed(pixels, sets) @ directions.T
+    """Cosine with the models' fingerprints, of the parts that tell models apart."""
+    source = only_source(embed, network().spec.source)
+    directions = np.stack([fingerprint(source, learned[name]) for name in sorted(learned)])
+    return lambda pixels, sets: source(pixels, sets) @ directions.T
 
 
 def _square(pixels: Pixels) -> NDArray[np.float32]:
@@ -125,48 +130,72 @@ def by_spectrum(learned: Mapping[str, Pixels]) -> Scores:
     return scores
 
 
-def by_votes(sets: Sets, work: Path, steps: int) -> Scores:
-    """Yu et al.: a classifier of single images, the log probabilities of a set's images added up."""
-    torch.manual_seed(0)
-    classes = len(sets.names)
-    models = [number for number, name in enumerate(sets.names) if name != REAL]
-    body = SetEncoder(EncoderLayout(embedding=64))
-    body.standardise(torch.from_numpy(np.concatenate([pool[:32] for pool in sets.pools["clean", 0]])))
-    model = nn.ModuleDict({"body": body, "classes": nn.Linear(64, classes)})
+class PixelClassifier(nn.Module):
+    """Logits of single images from their pixels: four convolutions, as Yu et al. have it."""
 
-    def logits(net: Any, pixels: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = net["classes"](10 * net["body"](pixels, torch.eye(len(pixels))))
-        return found
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs, stride in ((3, 16, 1), (16, 32, 2), (32, 48, 2), (48, 64, 2)):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.body, self.classes = nn.Sequential(*layers), nn.Linear(64, classes)
+
+    def forward(self, pixels: torch.Tensor, _measured: torch.Tensor | None = None) -> torch.Tensor:
+        found = self.body(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+        logits: torch.Tensor = self.classes(found.mean((2, 3)))
+        return logits
+
+
+class FeatureClassifier(nn.Module):
+    """Logits of single images from the set encoder's own features, each image a set of its own."""
+
+    def __init__(self, sets: Sets) -> None:
+        super().__init__()
+        self.body = SetEncoder(EncoderLayout(embedding=64))
+        self.body.standardise(sets.typical(STANDARD))
+        self.classes = nn.Linear(64, len(sets.names))
+
+    def forward(self, pixels: torch.Tensor, measured: torch.Tensor | None = None) -> torch.Tensor:
+        source = self.body.source(self.body.features(pixels, measured), torch.eye(len(pixels)))
+        logits: torch.Tensor = self.classes(10 * source)
+        return logits
+
+
+def by_votes(model: nn.Module, sets: Sets, work: Path, steps: int) -> Scores:
+    """A classifier of single images, the log probabilities of a set's images added up."""
+    models = [number for number, name in enumerate(sets.names) if name != REAL]
 
     def loss(rng: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
-        batches, chosen, _ = sets.draw(rng, (8,))
-        labels = chosen.repeat_interleave(8)
-        value = sum((F.cross_entropy(logits(model, pixels), labels) for pixels in batches), torch.tensor(0.0))
-        return value, {"loss": float(value)}
+        batches, chosen, number = sets.draw(rng)
+        labels = chosen.repeat_interleave(number)
+        logits = [model(batch.pixels, batch.measured) for batch in batches]
+        value = F.cross_entropy(torch.cat(logits), labels.repeat(2))
+        return value, {"loss": value.item()}
 
     training = Training(model, work / "classifier.pt", steps, 3e-3, 0.99)
     work.mkdir(parents=True, exist_ok=True)
-    with progress("classifier of single images", steps, training.step) as bar:
+    with progress(f"classifier {work.name}", steps, training.step) as bar:
         trained = training.run(loss, bar).eval()
 
     def scores(pixels: Pixels, asked: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         with torch.no_grad():
-            found = logits(trained, torch.from_numpy(pixels)).log_softmax(1).numpy()[:, models]
+            found = trained(torch.from_numpy(pixels)).log_softmax(1).numpy()[:, models]
         return np.stack([found[list(chosen)].sum(0) for chosen in asked]).astype(np.float64)
 
     return scores
 
 
-def accuracy(
-    scores: Scores, asked: Mapping[str, Pixels], size: int, draws: int
-) -> tuple[float, dict[str, float]]:
-    """Share of sets whose likeliest model is their own, over all models and for each."""
-    rng, names = np.random.default_rng(size), sorted(asked)
-    right = {}
-    for number, name in enumerate(names):
-        found = scores(asked[name], random_sets(draws, size, len(asked[name]), rng))
-        right[name] = float((found.argmax(1) == number).mean())
-    return float(np.mean(list(right.values()))), right
+def accuracy(scores: Scores, asked: Mapping[str, Pixels], draws: int) -> NDArray[np.float64]:
+    """Share of sets whose likeliest model is their own, by model (in order of names) and number of images:
+    (m, ``SIZES``). Of single images, all are asked about."""
+    rng, rows = np.random.default_rng(0), []
+    for number, name in enumerate(sorted(asked)):
+        count = len(asked[name])
+        sets = [[[i] for i in range(count)]] + [random_sets(draws, size, count, rng) for size in SIZES[1:]]
+        right = scores(asked[name], [chosen for of_size in sets for chosen in of_size]).argmax(1) == number
+        ends = np.cumsum([len(of_size) for of_size in sets])[:-1]
+        rows.append([part.mean() for part in np.split(right, ends)])
+    return np.array(rows)
 
 
 def best(scores: Scores, pixels: Pixels, size: int, draws: int) -> NDArray[np.float64]:
@@ -220,16 +249,12 @@ def derivatives(work: Path, data: Path | None) -> dict[str, Pixels]:
             np.save(pruned, _drawn(generator))
         found[f"{parent} pruned"] = np.load(pruned)
         tuned = work / parent / "tuned.npy"
-        checkpoint = work / parent / "network.pt"
-        if not tuned.exists() and data is not None and checkpoint.exists():
-            adapter = get_adapter(family)
-            generator = adapter.load(work / parent / "model")
+        if not tuned.exists() and data is not None:
+            generator = get_adapter(family).load(work / parent / "model")
             assert isinstance(generator, SmallGenerator)
-            state = torch.load(checkpoint, weights_only=True)["averaged"]
-            generator.network.load_state_dict(state)
-            generator.network.requires_grad_(True)
+            generator.network.float().requires_grad_(True)
             other = photographs(data, "imagenet32", SIZE)
-            generator.network = train(generator.network, other, work / parent / "tuned", 60, 16, 9)
+            generator.network = train(generator.network, other, work / parent / "tuned", FINE_TUNED, 16, 9)
             np.save(tuned, _drawn(generator))
         if tuned.exists():
             found[f"{parent} fine-tuned"] = np.load(tuned)
@@ -289,7 +314,7 @@ def answers(lineage: Lineage, asked: Mapping[str, Pixels], real: Pixels, draws: 
         found[f"real_accepted_{size}"] = round(
             float(np.mean([e is not None and e.model is not None for e in told_real])), 3
         )
-    seen = []
+    seen, right = [], []
     for _ in range(4 * draws):
         first, second = rng.choice(len(names), 2, replace=False)
         parts = [
@@ -298,9 +323,26 @@ def answers(lineage: Lineage, asked: Mapping[str, Pixels], real: Pixels, draws: 
             for i in random_sets(1, 8, len(asked[names[one]]), rng)[0]
         ]
         entry = lineage.of(parts).entry
-        seen.append(entry is not None and "mixes" in entry.note)
+        assert entry is not None
+        seen.append("mixes" in entry.note)
+        right.append(seen[-1] and all(f"{names[one]} (" in entry.note for one in (first, second)))
     found["mixture_seen"] = round(float(np.mean(seen)), 3)
+    found["mixture_named_right"] = round(float(np.mean(right)), 3)
     return found
+
+
+def unregistered(lineage: Lineage, asked: Mapping[str, Pixels], draws: int) -> dict[str, float]:
+    """What is said of sets of 16 images of a model where its whole family is not registered."""
+    rng, told = np.random.default_rng(4), []
+    for name in sorted(asked):
+        known = [entry for entry in lineage.fingerprints if entry.model[:-2] != name[:-2]]
+        others = Lineage(lineage.network, known)
+        features = others.features(list(asked[name]))
+        for chosen in random_sets(draws // 4, 16, len(features), rng):
+            entry = others.of([features[i] for i in chosen]).entry
+            assert entry is not None
+            told.append("named" if entry.model else "mixed" if "mixes" in entry.note else "turned_away")
+    return {f"unregistered_{what}": round(told.count(what) / len(told), 3) for what in sorted(set(told))}
 
 
 def cost() -> float:
@@ -361,8 +403,8 @@ def shipped_only(figures: dict[str, float], draws: int) -> None:
     learned = {name: pixels[:128] for name, pixels in images.items()}
     asked = {name: pixels[128:] for name, pixels in images.items()}
     ours = by_embedding(network_embed(), learned)
-    for size in SIZES:
-        figures[f"shipped_accuracy_{size}"] = round(accuracy(ours, asked, size, draws)[0], 3)
+    for size, value in zip(SIZES, accuracy(ours, asked, draws).mean(0).tolist(), strict=True):
+        figures[f"shipped_accuracy_{size}"] = round(value, 3)
 
 
 def whole(
@@ -390,13 +432,20 @@ def whole(
 
     methods: dict[str, Scores] = {"ours": by_embedding(network_embed(), learned)}
     methods |= {"noise": by_noise(learned), "spectrum": by_spectrum(learned)}
-    if not quick or (work / "bench" / "votes" / "classifier.pt").exists():
-        methods["votes"] = by_votes(all_sets(), work / "bench" / "votes", 2 * steps)
+    for name, classifier in (
+        ("votes", lambda: PixelClassifier(len(all_sets().names))),
+        ("own-votes", lambda: FeatureClassifier(all_sets())),
+    ):
+        folder = work / "bench" / name
+        if not quick or (folder / "classifier.pt").exists():
+            torch.manual_seed(0)
+            methods[name] = by_votes(classifier(), all_sets(), folder, STEPS)
     ablations: dict[str, tuple[EncoderLayout, dict[str, Any]]] = {
         "same-steps": (EncoderLayout(), {}),
         "high-pass": (EncoderLayout(residual="high-pass"), {}),
         "no-sets": (EncoderLayout(pooled=False), {}),
-        "no-contrast": (EncoderLayout(), {"contrastive": False}),
+        "no-contrast": (EncoderLayout(), {"losses": (CLASSES,)}),
+        "contrast": (EncoderLayout(), {"losses": (CONTRASTIVE,)}),
     }
     for name, (layout, how) in ablations.items():
         embed = encoder(name, work, all_sets, steps, quick, layout, **how)
@@ -404,12 +453,7 @@ def whole(
             methods[name] = by_embedding(embed, learned)
     _sources(figures, methods, asked, draws)
     _open_set(figures, work, images, learned, asked, kept, sets, steps, quick)
-    embed = encoder("half", work, sets(sorted(SEED_PAIRS & learned.keys())), steps, quick, EncoderLayout())
-    if embed is not None:
-        found = clustering(embed, {name: images[name] for name in sorted(learned.keys() - SEED_PAIRS)})
-        figures |= {"unseen_rand": found["rand"], "unseen_triples": found["triples"]}
-    found = clustering(network_embed(), asked)
-    figures |= {"seen_rand": found["rand"], "seen_triples": found["triples"]}
+    _relations(figures, work, asked, sets, steps, quick)
     figures |= {f"stability_{kind}": value for kind, value in stability(network_embed(), asked).items()}
     _product(figures, work, data, folders, learned, asked, kept, draws)
 
@@ -432,29 +476,29 @@ def _sources(
 ) -> None:
     click.echo(f"source accuracy over {len(asked)} models by set size; {NOTE}")
     click.echo(f"{'':12}{'':12}" + "".join(f"{size:>7}" for size in SIZES))
-    lead = []
     for kind in TESTED:
         changed = {name: degrade(pixels, kind, 5) for name, pixels in asked.items()}
-        table = {
-            name: [accuracy(scores, changed, size, draws)[0] for size in SIZES]
-            for name, scores in methods.items()
-        }
+        table = {name: accuracy(scores, changed, draws).mean(0).tolist() for name, scores in methods.items()}
         for name, row in table.items():
             click.echo(f"{kind:12}{name:12}" + "".join(f"{value:7.3f}" for value in row))
             if kind == "clean":
                 figures |= {f"{name}_{size}": round(v, 4) for size, v in zip(SIZES, row, strict=True)}
         mine = table["ours"]
         figures["accuracy_16" if kind == "clean" else f"accuracy_16_{kind}"] = round(mine[SIZES.index(16)], 4)
-        if kind == "clean":
-            rivals = [table[name] for name in ("noise", "spectrum", "votes") if name in table]
-            lead = [a - max(others) for a, *others in zip(mine, *rivals, strict=True)]
-    figures["least_lead"] = round(min(lead), 4)
-    of_each = accuracy(methods["ours"], asked, 16, draws)[1]
-    pairs = [value for name, value in of_each.items() if name in SEED_PAIRS]
-    rest = [value for name, value in of_each.items() if name not in SEED_PAIRS]
-    figures["accuracy_16_seed_pairs"] = round(float(np.mean(pairs)), 4)
-    figures["accuracy_16_others"] = round(float(np.mean(rest)), 4)
-    click.echo("by model, 16 images: " + ", ".join(f"{name} {value:.2f}" for name, value in of_each.items()))
+        rivals = [table[name] for name in ("noise", "spectrum", "votes") if name in table]
+        lead = min(a - max(others) for a, *others in zip(mine, *rivals, strict=True))
+        if "own-votes" in table:
+            lead_of_own = min(a - b for a, b in zip(mine, table["own-votes"], strict=True))
+            figures[f"lead_over_own_votes_{kind}"] = round(lead_of_own, 4)
+        figures["least_lead" if kind == "clean" else f"least_lead_{kind}"] = round(lead, 4)
+    of_each = dict(zip(sorted(asked), accuracy(methods["ours"], asked, draws), strict=True))
+    for size in (1, 16):
+        told = {name: float(row[SIZES.index(size)]) for name, row in of_each.items()}
+        pairs = [value for name, value in told.items() if name in SEED_PAIRS]
+        rest = [value for name, value in told.items() if name not in SEED_PAIRS]
+        figures[f"accuracy_{size}_seed_pairs"] = round(float(np.mean(pairs)), 4)
+        figures[f"accuracy_{size}_others"] = round(float(np.mean(rest)), 4)
+        click.echo(f"by model, {size} images: " + ", ".join(f"{n} {value:.2f}" for n, value in told.items()))
 
 
 def _open_set(
@@ -489,6 +533,36 @@ def _open_set(
         figures["open_family_auroc"] = round(float(np.mean(areas)), 4)
 
 
+def _relations(
+    figures: dict[str, float],
+    work: Path,
+    asked: Mapping[str, Pixels],
+    sets: Callable[[Sequence[str]], Callable[[], Sets]],
+    steps: int,
+    quick: bool,
+) -> None:
+    """Clustering of models that an encoder has seen, and of those that it has not."""
+    unseen = []
+    for letters in HALVES:
+        seen = [name for name in sorted(asked) if name[-1] in letters]
+        embed = encoder(f"half-{letters}", work, sets(seen), steps, quick, EncoderLayout())
+        if embed is None:
+            continue
+        others = {name: pixels for name, pixels in asked.items() if name not in seen}
+        unseen.append(clustering(embed, others))
+        learned_alone = clustering(only_source(embed, network().spec.source), others)
+        click.echo(
+            f"trained on {letters}, asked about the others: {unseen[-1]}; source alone {learned_alone}"
+        )
+    if len(unseen) == len(HALVES):
+        for what in ("rand", "triples"):
+            figures[f"unseen_{what}"] = round(float(np.mean([found[what] for found in unseen])), 3)
+            figures[f"unseen_{what}_worst"] = min(found[what] for found in unseen)
+    figures |= {f"seen_{what}": value for what, value in clustering(network_embed(), asked).items()}
+    alone = clustering(only_source(network_embed(), network().spec.source), asked)
+    figures |= {f"seen_{what}_source_alone": value for what, value in alone.items()}
+
+
 def _product(
     figures: dict[str, float],
     work: Path,
@@ -502,6 +576,7 @@ def _product(
     """What users see: verdicts, another sampler, derived weights."""
     lineage, embed = shipped_lineage(learned), network_embed()
     figures |= answers(lineage, asked, kept, draws)
+    figures |= unregistered(lineage, asked, draws)
     names = sorted(learned)
     directions = np.stack([fingerprint(embed, learned[name]) for name in names])
     same = {
@@ -552,7 +627,7 @@ GOALS = {
 @click.option("--quick", is_flag=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("zoo"), show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), help="flowers128.zip and imagenet32.zip.")
-@click.option("--steps", default=STEPS, show_default=True, help="Of each encoder that is compared.")
+@click.option("--steps", default=STEPS // 2, show_default=True, help="Of each encoder that is compared.")
 def main(quick: bool, work: Path, data: Path | None, steps: int) -> None:
     """Measure and print a table for each figure of docs/lineage.md."""
     torch.set_num_threads(1)

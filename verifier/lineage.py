@@ -9,17 +9,21 @@ Members of a bundle: ``lineage/images.onnx`` (input ``pixels`` uint8 [n, h, w, 3
 float32 [n, f], of each image alone), ``lineage/sets.onnx`` (inputs ``features`` and ``membership`` float32
 [s, n], each row a set's weights of the images, which sum to one; output ``embeddings`` float32 [s, d], unit
 length), ``lineage/lineage.json`` (:class:`LineageSpec`) and ``lineage/fingerprints.json``: for each model
-the direction in which sets of its own samples lie.
+the direction in which sets of its own samples lie. The first ``source`` numbers of embeddings tell models
+apart; the rest say how models resemble each other, and change with what happens to images on their way.
 
 - Of an image the central square of at most ``window`` pixels is read, never resized: resampling would
   blur what tells models apart. Images with a side below ``smallest`` are left out, and that is said.
-- A set's distance from a model is one less the cosine between embedding and fingerprint. Alternative k
+- A set's distance from a model is one less the cosine between the ``source`` parts of embedding and
+  fingerprint; between two models it is that of whole fingerprints. Alternative k
   has the weight ``exp(-distance_k / temperature)``, "none of the registered models" has
   ``exp(-reject / temperature)``; the heaviest is the answer, its share of all weights the confidence. Both
   numbers depend on how many images there are: they were calibrated on sets of every number in ``sizes``, so
   that a model's own sets are turned away with probability ``false_rejection``.
-- A set that is none of the models' is tried as a mixture: its images are shared out among the two models
-  that most of them resemble, and if both parts are then told with a confidence of ``SURE``, that is said.
+- A set is called a mixture of two models if "each image is of one of the two" is likelier than "all are of
+  one", by more than ``mixed`` in natural logarithms, and both parts are then told as their models'.
+  Likelihoods are those of single images. ``mixed`` too depends on how many images there are: it was
+  calibrated so that a model's own set is called mixed with probability ``false_mixture``.
 
 Nothing here is evidence against anyone: a model says nothing of whose copy made an image.
 """
@@ -27,7 +31,6 @@ Nothing here is evidence against anyone: a model says nothing of whose copy made
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,10 +48,10 @@ if TYPE_CHECKING:
 SCHEMA = "hallmark/lineage/1"
 IMAGES, SETS = "lineage/images.onnx", "lineage/sets.onnx"
 SPEC, FINGERPRINTS = "lineage/lineage.json", "lineage/fingerprints.json"
-SURE = 0.8
-"""Confidence in each part of a mixture, below which a set is rather of an unknown model."""
 MIXED_LEAST = 3
 """Images of each part of a mixture: fewer are told too badly to speak of."""
+CANDIDATES = 16
+"""Models, the likeliest, of which each pair is tried as a mixture."""
 RUN = 256
 """Images read at a time at most."""
 
@@ -58,18 +61,21 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LineageSpec:
-    """``lineage.json``: how the network's embeddings are read.
+    """``lineage.json``: how the network's embeddings are read; see the module.
 
     ``relative`` is the distance between two models' fingerprints below which one descends from the other.
     """
 
     version: int
+    source: int
     smallest: int
     window: int
     sizes: tuple[int, ...]
     temperature: tuple[float, ...]
     reject: tuple[float, ...]
     false_rejection: float
+    mixed: tuple[float, ...]
+    false_mixture: float
     relative: float
 
     @classmethod
@@ -79,12 +85,14 @@ class LineageSpec:
             raise InputError(f"{name} is no description of a lineage network: expected schema {SCHEMA}.")
         try:
             values = {field: document[field] for field in cls.__dataclass_fields__}
-            lists = {field: tuple(values[field]) for field in ("sizes", "temperature", "reject")}
+            lists = {field: tuple(values[field]) for field in ("sizes", "temperature", "reject", "mixed")}
             spec = cls(**{**values, **lists})
             faults = {
                 "sizes": spec.sizes[:1] == (1,) and list(spec.sizes) == sorted(set(spec.sizes)),
                 "temperature": len(spec.temperature) == len(spec.sizes) and min(spec.temperature) > 0,
                 "reject": len(spec.reject) == len(spec.sizes) and min(spec.reject) > 0,
+                "mixed": len(spec.mixed) == len(spec.sizes) and bool(np.isfinite(spec.mixed).all()),
+                "source": spec.source >= 1,
                 "smallest": 1 <= spec.smallest <= spec.window,
                 "window": spec.window <= 4096,
             }
@@ -99,6 +107,16 @@ class LineageSpec:
         """Temperature and threshold for a set of so many images, between the calibrated numbers of them."""
         place = np.log(images), np.log(self.sizes)
         return float(np.interp(*place, self.temperature)), float(np.interp(*place, self.reject))
+
+    def sources(self, embeddings: NDArray[Any]) -> NDArray[Any]:
+        """The parts (n, source) of whole embeddings (n, d) that tell models apart, of unit length."""
+        parts: NDArray[Any] = embeddings[:, : self.source]
+        parts = parts / np.maximum(np.linalg.norm(parts, axis=1, keepdims=True), 1e-9)
+        return parts
+
+    def mixed_at(self, images: int) -> float:
+        """What the gain of two models over one must exceed in a set of so many images."""
+        return float(np.interp(np.log(images), np.log(self.sizes), self.mixed))
 
 
 @dataclass(frozen=True)
@@ -193,8 +211,11 @@ class Lineage:
 
     def __init__(self, network: LineageNetwork, fingerprints: Sequence[Fingerprint]) -> None:
         self.network, self.spec = network, network.spec
+        self.fingerprints = tuple(fingerprints)
         self.models = [fingerprint.model for fingerprint in fingerprints]
-        self._directions = np.array([fingerprint.embedding for fingerprint in fingerprints], np.float32)
+        self._directions = self.spec.sources(
+            np.array([fingerprint.embedding for fingerprint in fingerprints], np.float32)
+        )
         self.side = max((fingerprint.size for fingerprint in fingerprints), default=0)
         """Side of the largest registered images: no smaller may a file be decoded."""
 
@@ -211,6 +232,11 @@ class Lineage:
             spec = LineageSpec.parse(json.loads(found[SPEC]))
             entries = json.loads(found[FINGERPRINTS])["fingerprints"]
             fingerprints = [Fingerprint.parse(entry) for entry in entries]
+            widths = {len(fingerprint.embedding) for fingerprint in fingerprints}
+            if len(widths) != 1 or min(widths) < spec.source:
+                raise ValueError(
+                    "fingerprints of one width, which the network's embeddings have, are expected"
+                )
         except (InputError, KeyError, TypeError, ValueError) as error:
             raise TrustError(f"the bundle's lineage cannot be used: {error}") from None
         return cls(LineageNetwork(found[IMAGES], found[SETS], spec, device, threads), fingerprints)
@@ -233,7 +259,7 @@ class Lineage:
             return LineageFinding(None, notes)
         features = np.stack(readable)
         entry = self.answer(self.network.embed(features, [range(len(features))])[0], len(features))
-        if entry.model is None and (parts := self._parts(features)):
+        if parts := self._parts(features):
             told = [f"{model} ({len(chosen)} images)" for model, chosen, _ in parts]
             for model, chosen, _ in parts:
                 note = f"lineage: of a mixed set, like the images of {model}"
@@ -245,7 +271,8 @@ class Lineage:
     def answer(self, embedding: Vectors, images: int) -> LineageEntry:
         """The answer for a set of ``images`` images with this ``embedding`` (d,)."""
         temperature, reject = self.spec.at(images)
-        distances = np.append(1 - self._directions @ embedding, reject).astype(np.float64)
+        likeness = self._directions @ self.spec.sources(embedding[None])[0]
+        distances = np.append(1 - likeness, reject).astype(np.float64)
         weights = np.exp(-(distances - distances.min()) / temperature)
         best = int(np.argmin(distances))
         confidence = round(float(weights[best] / weights.sum()), 4)
@@ -258,10 +285,11 @@ class Lineage:
         count = len(features)
         if count < 2 * MIXED_LEAST or len(self.models) < 2:
             return []
-        alone = self.network.embed(features, [[number] for number in range(count)])
-        likeness = alone @ self._directions.T
-        pair = [model for model, _ in Counter(likeness.argmax(1).tolist()).most_common(2)]
-        if len(pair) < 2:
+        runs = [features[start : start + RUN] for start in range(0, count, RUN)]
+        alone = [self.network.embed(run, [[number] for number in range(len(run))]) for run in runs]
+        likeness = self.spec.sources(np.concatenate(alone)) @ self._directions.T
+        gain, pair = mixture(likeness, self.spec.temperature[0])
+        if gain <= self.spec.mixed_at(count):
             return []
         nearer = likeness[:, pair].argmax(1)
         chosen = [np.flatnonzero(nearer == side).tolist() for side in (0, 1)]
@@ -270,10 +298,25 @@ class Lineage:
         found = []
         for model, part, embedding in zip(pair, chosen, self.network.embed(features, chosen), strict=True):
             entry = self.answer(embedding, len(part))
-            if entry.model != self.models[model] or entry.confidence < SURE:
+            if entry.model != self.models[model]:
                 return []
             found.append((self.models[model], part, entry.confidence))
         return found
+
+
+def mixture(likeness: NDArray[Any], temperature: float) -> tuple[float, list[int]]:
+    """The two models that best explain single images with this ``likeness`` (n, m) to m > 1 models, and by
+    how much better than the best one: a difference of log likelihoods."""
+    scores = likeness.astype(np.float64) / temperature
+    share = np.exp(scores - scores.max(1, keepdims=True))
+    share /= share.sum(1, keepdims=True)
+    likeliest = np.argsort(-share.sum(0), kind="stable")[:CANDIDATES]
+    share = share[:, likeliest] + 1e-12
+    first, second = np.triu_indices(len(likeliest), 1)
+    both = np.log((share[:, first] + share[:, second]) / 2).sum(0)
+    best = int(both.argmax())
+    gain = both[best] - np.log(share).sum(0).max()
+    return float(gain), likeliest[[first[best], second[best]]].tolist()
 
 
 def members(bundle: Bundle) -> dict[str, bytes] | None:

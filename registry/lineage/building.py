@@ -1,6 +1,6 @@
 """Train, calibrate and write the lineage network: ``images.onnx``, ``sets.onnx`` and ``lineage.json``.
 
-build_network(images, real, Path("work"), Path("network"), steps=1500)
+build_network(images, real, Path("work"), Path("network"), steps=800)
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from registry.lineage.degrade import degrade
-from registry.lineage.encoder import SMALLEST, EncoderLayout, SetEncoder
+from registry.lineage.encoder import ENERGIES, SMALLEST, EncoderLayout, SetEncoder
 from registry.lineage.training import train_encoder
 from registry.lineage.zoo import CALIBRATE, REAL, TRAIN
-from verifier.lineage import SCHEMA
+from verifier.lineage import SCHEMA, mixture
 
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -32,6 +32,7 @@ Embed = Callable[[Pixels, Sequence[Sequence[int]]], Vectors]
 WINDOW = 64
 SIZES = (1, 2, 4, 8, 16, 32)
 FALSE_REJECTION = 0.05
+FALSE_MIXTURE = 0.01
 DRAWS = 40
 """Sets of each size and model that thresholds are chosen on."""
 CALIBRATED_ON = ("clean", "jpeg", "smaller", "blur")
@@ -42,11 +43,12 @@ IMAGES, SETS, SPEC = "images.onnx", "sets.onnx", "lineage.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperature and threshold by the number of images in a set."""
+    """Temperature and thresholds by the number of images in a set."""
 
     sizes: tuple[int, ...]
     temperature: tuple[float, ...]
     reject: tuple[float, ...]
+    mixed: tuple[float, ...]
 
 
 def encoder_embed(encoder: SetEncoder) -> Embed:
@@ -64,6 +66,16 @@ def encoder_embed(encoder: SetEncoder) -> Embed:
     return embed
 
 
+def only_source(embed: Embed, width: int) -> Embed:
+    """The first ``width`` numbers of embeddings, brought to unit length: what tells models apart."""
+
+    def source(pixels: Pixels, sets: Sequence[Sequence[int]]) -> Vectors:
+        found = embed(pixels, sets)[:, :width]
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    return source
+
+
 def fingerprint(embed: Embed, pixels: Pixels) -> NDArray[np.float64]:
     """Unit mean direction (d,) of disjoint sets of ``pixels``."""
     starts = range(0, len(pixels) - FINGERPRINT_SET + 1, FINGERPRINT_SET)
@@ -79,37 +91,54 @@ def random_sets(count: int, size: int, pool: int, rng: np.random.Generator) -> l
 def calibrate(
     embed: Embed, directions: NDArray[np.float64], own: Sequence[Pixels], none: Pixels
 ) -> Calibration:
-    """Thresholds that turn away ``FALSE_REJECTION`` of the models' ``own`` sets, and honest temperatures.
+    """Thresholds that turn away ``FALSE_REJECTION`` of the models' ``own`` sets and call ``FALSE_MIXTURE`` of
+    them mixed, after the worst of ``CALIBRATED_ON``; and honest temperatures.
 
     ``directions`` (m, d) are fingerprints, ``none`` images of no registered model. The temperature is the one
     of least negative log likelihood over both kinds of sets.
     """
     rng = np.random.default_rng(0)
-    distances: dict[int, list[NDArray[np.float64]]] = {size: [] for size in SIZES}
-    truth: dict[int, list[int]] = {size: [] for size in SIZES}
-    degraded: dict[int, list[int]] = {size: [] for size in SIZES}
-    for number, pixels in enumerate([*own, none]):
-        for draw, kind in enumerate(CALIBRATED_ON):
-            changed = degrade(pixels, kind, 1000 + draw)
-            for size in SIZES:
-                sets = random_sets(DRAWS, min(size, len(pixels)), len(pixels), rng)
-                distances[size].append(1 - embed(changed, sets) @ directions.T)
-                truth[size] += [number] * len(sets)
-                degraded[size] += [draw] * len(sets)
-    temperatures, rejects = [], []
+    kinds = range(len(CALIBRATED_ON))
+    pools = [
+        [degrade(pixels, kind, 1000 + draw) for draw, kind in enumerate(CALIBRATED_ON)]
+        for pixels in [*own, none]
+    ]
+    alone = [
+        [embed(changed, [[i] for i in range(len(changed))]) @ directions.T for changed in pool]
+        for pool in pools[: len(own)]
+    ]
+    labels = np.repeat(np.arange(len(pools)), DRAWS)
+    mine = labels < len(own)
+    temperatures: list[float] = []
+    rejects, mixed = [], []
     for size in SIZES:
-        table, labels = np.concatenate(distances[size]), np.array(truth[size])
-        kinds = np.array(degraded[size])
-        mine = labels < len(own)
-        reject = max(  # of the worst of what they are calibrated on
-            float(np.quantile(table[mine & (kinds == kind)].min(1), 1 - FALSE_REJECTION))
-            for kind in range(len(CALIBRATED_ON))
-        )
-        whole = np.column_stack([table, np.full(len(table), reject)])
-
-        temperatures.append(round(_temperature(whole, labels), 5))
+        sets = [
+            [random_sets(DRAWS, min(size, len(pool[0])), len(pool[0]), rng) for _ in kinds] for pool in pools
+        ]
+        tables = [
+            np.concatenate(
+                [
+                    1 - embed(pool[kind], drawn[kind]) @ directions.T
+                    for pool, drawn in zip(pools, sets, strict=True)
+                ]
+            )
+            for kind in kinds
+        ]
+        reject = max(float(np.quantile(table[mine].min(1), 1 - FALSE_REJECTION)) for table in tables)
+        every = np.concatenate(tables)
+        whole = np.column_stack([every, np.full(len(every), reject)])
+        temperatures.append(round(_temperature(whole, np.tile(labels, len(tables))), 5))
         rejects.append(round(reject, 5))
-    return Calibration(SIZES, tuple(temperatures), tuple(rejects))
+        gains = [
+            [
+                mixture(likeness[kind][chosen], temperatures[0])[0]
+                for likeness, of_kinds in zip(alone, sets, strict=False)
+                for chosen in of_kinds[kind]
+            ]
+            for kind in kinds
+        ]
+        mixed.append(round(max(float(np.quantile(found, 1 - FALSE_MIXTURE)) for found in gains), 5))
+    return Calibration(SIZES, tuple(temperatures), tuple(rejects), tuple(mixed))
 
 
 def _temperature(distances: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
@@ -143,9 +172,10 @@ def build_network(
     encoder.eval()
     embed = encoder_embed(encoder)
     names = sorted(images)
-    directions = np.stack([fingerprint(embed, parts[name]) for name in names])
+    source = only_source(embed, encoder.layout.embedding)
+    directions = np.stack([fingerprint(source, parts[name]) for name in names])
     own = [images[name][CALIBRATE] for name in names]
-    calibration = calibrate(embed, directions, own, real[CALIBRATE])
+    calibration = calibrate(source, directions, own, real[CALIBRATE])
     write_network(encoder, calibration, relative_limit(embed, parts), folder)
     return encoder
 
@@ -176,18 +206,20 @@ def write_network(encoder: SetEncoder, calibration: Calibration, relative: float
     h, w = (torch.export.Dim(name, min=SMALLEST, max=8192) for name in ("h", "w"))
     pixels = torch.zeros((5, 48, 40, 3), dtype=torch.uint8)
     _export(_Images(encoder), {"pixels": pixels}, "features", {"pixels": {0: n, 1: h, 2: w}}, folder / IMAGES)
-    features = torch.rand(5, encoder.layout.features + encoder.layout.patterns)
+    features = torch.rand(5, encoder.layout.learned + ENERGIES)
     sets = {"features": features, "membership": torch.full((3, 5), 0.2)}
     _export(
         _Sets(encoder), sets, "embeddings", {"features": {0: n}, "membership": {0: s, 1: n}}, folder / SETS
     )
     document = {
         "schema": SCHEMA,
-        "version": 1,
+        "version": 2,
+        "source": encoder.layout.embedding,
         "smallest": SMALLEST,
         "window": WINDOW,
         **vars(calibration),
         "false_rejection": FALSE_REJECTION,
+        "false_mixture": FALSE_MIXTURE,
         "relative": relative,
     }
     (folder / SPEC).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

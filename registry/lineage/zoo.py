@@ -4,8 +4,9 @@
 
 ``--data`` holds flowers128.zip and imagenet32.zip. Every variant is trained, saved as a model folder for
 its adapter (``zoo/NAME/model``) and sampled; then the set encoder is trained on the samples, calibrated
-and written to ``--out``. A fifth of the flowers is kept out of everything: these are the real photographs
-of the benchmark.
+and written to ``--out``. Without ``--out`` it becomes the one that ships, and the builtins' fingerprints are
+computed anew. A fifth of the flowers is kept out of everything: these are the real photographs of the
+benchmark.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from registry.generators.adapters import get_adapter
 from registry.generators.photographs import load_photographs
 from registry.generators.small import SmallAdapter, SmallGenerator, read_description, save_small
 from registry.generators.small_training import train
+from registry.lineage.training import STEPS
 from registry.lineage.variants import FLOWERS, IMAGENET, SAMPLING, VARIANTS, Variant
 from registry.storage import atomic_file
 
@@ -136,11 +138,26 @@ def zoo(data: Path, work: Path, say: Callable[[str], None]) -> dict[str, Path]:
     return folders
 
 
+def fingerprint_builtins(say: Callable[[str], None]) -> None:
+    """Write every builtin's fingerprint by the shipped network; of slow samplers from as few as will do."""
+    from registry.generators.builtin import known_builtins, resolve_builtin
+    from registry.generators.sampling import adapter_of
+    from registry.lineage import service
+
+    for label in known_builtins():
+        folder = resolve_builtin(label).weights
+        generator = get_adapter(adapter_of(folder)).load(folder)
+        count = service.SAMPLES if generator.quick_sampling else service.LEAST
+        found = service.sample_fingerprint(generator, label, count)
+        service.write_shipped(found, folder.parent / service.SHIPPED)
+        say(f"The fingerprint of {label} is from {count} samples.")
+
+
 @click.command()
 @click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the lineage network to write.")
-@click.option("--steps", default=1500, show_default=True, help="Of the set encoder.")
+@click.option("--steps", default=STEPS, show_default=True, help="Of the set encoder.")
 @click.option("--threads", default=1, show_default=True)
 def main(data: Path, work: Path, out: Path | None, steps: int, threads: int) -> None:
     """Train the zoo and the lineage network; run again to resume."""
@@ -153,6 +170,8 @@ def main(data: Path, work: Path, out: Path | None, steps: int, threads: int) -> 
     real = photographs(data, FLOWERS, SIZE).permute(0, 2, 3, 1).numpy()
     build_network(images, real, work / "encoder", out or FOLDER, steps)
     click.echo(f"The lineage network is in {out or FOLDER}.")
+    if out is None:
+        fingerprint_builtins(click.echo)
 
 
 if __name__ == "__main__":

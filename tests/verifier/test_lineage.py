@@ -15,8 +15,8 @@ from registry.generators.builtin import resolve_builtin
 from registry.generators.small import SmallGenerator
 from registry.lineage import service
 from registry.lineage.degrade import degrade
-from verifier.errors import InputError
-from verifier.lineage import Lineage, LineageSpec, Pixels, window
+from verifier.errors import InputError, TrustError
+from verifier.lineage import Lineage, LineageSpec, Pixels, mixture, window
 
 FAMILIES = ("vae", "flow", "score")
 
@@ -89,13 +89,47 @@ def test_what_no_registered_model_made_is_turned_away(lineage: Lineage) -> None:
 
 
 def test_a_set_that_mixes_two_models_is_said_to(lineage: Lineage, samples: dict[str, list[Pixels]]) -> None:
-    found = lineage.of(lineage.features([*samples["vae"][:16], *samples["flow"][:16]]))
+    found = lineage.of(lineage.features([*samples["vae"][:8], *samples["flow"][:8]]))
     assert found.entry is not None
     assert found.entry.model is None
     assert "mixes models" in found.entry.note
     assert {"vae@1", "flow@1"} <= set(found.entry.note.replace("(", " ").split())
-    truth = ["vae@1"] * 16 + ["flow@1"] * 16
-    assert sum(model in found.notes[i] for i, model in enumerate(truth)) >= 28
+    truth = ["vae@1"] * 8 + ["flow@1"] * 8
+    assert sum(model in found.notes[i] for i, model in enumerate(truth)) >= 14
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_set_of_one_model_is_not_said_to_mix(
+    lineage: Lineage, samples: dict[str, list[Pixels]], family: str
+) -> None:
+    found = lineage.of(lineage.features(samples[family]))
+    assert found.entry is not None
+    assert "mixes" not in found.entry.note
+    assert not found.notes
+
+
+def test_two_models_explain_a_mixture_better_than_one() -> None:
+    of_first, of_second = np.array([[0.9, 0.1, 0.0]]), np.array([[0.1, 0.9, 0.0]])
+    mixed, pair = mixture(np.repeat([of_first[0], of_second[0]], 8, axis=0), 0.1)
+    pure, _ = mixture(of_first.repeat(16, 0), 0.1)
+    assert sorted(pair) == [0, 1]
+    assert mixed > 10
+    assert pure < 0
+
+
+def test_fingerprints_of_unequal_widths_are_refused() -> None:
+    members = {
+        "lineage/images.onnx": (service.FOLDER / service.IMAGES).read_bytes(),
+        "lineage/sets.onnx": (service.FOLDER / service.SETS).read_bytes(),
+        "lineage/lineage.json": (service.FOLDER / service.SPEC).read_bytes(),
+    }
+    entries = [
+        {"model": str(width), "embedding": [1.0] + [0.0] * (width - 1), "samples": 64, "size": 32}
+        for width in (97, 96)
+    ]
+    document = json.dumps({"fingerprints": entries}).encode()
+    with pytest.raises(TrustError, match="one width"):
+        Lineage.open({**members, "lineage/fingerprints.json": document}, "cpu")
 
 
 def test_an_image_that_is_too_small_is_left_out_and_said(
@@ -120,7 +154,7 @@ def test_the_order_of_a_set_does_not_matter_and_sizes_may_differ(
     assert np.allclose(forwards, network.embed(backwards, [range(16)]), atol=1e-5)
 
 
-@pytest.mark.parametrize("field", ["sizes", "temperature", "reject", "smallest"])
+@pytest.mark.parametrize("field", ["sizes", "temperature", "reject", "mixed", "source", "smallest"])
 def test_a_description_that_cannot_be_used_names_its_field(field: str) -> None:
     document = json.loads((Path(service.FOLDER) / service.SPEC).read_text())
     document[field] = [] if isinstance(document[field], list) else 0
