@@ -110,9 +110,9 @@ class LineageSpec:
 
     def sources(self, embeddings: NDArray[Any]) -> NDArray[Any]:
         """The parts (n, source) of whole embeddings (n, d) that tell models apart, of unit length."""
-        parts: NDArray[Any] = embeddings[:, : self.source]
-        parts = parts / np.maximum(np.linalg.norm(parts, axis=1, keepdims=True), 1e-9)
-        return parts
+        parts = embeddings[:, : self.source]
+        found: NDArray[Any] = parts / np.maximum(np.linalg.norm(parts, axis=1, keepdims=True), 1e-9)
+        return found
 
     def mixed_at(self, images: int) -> float:
         """What the gain of two models over one must exceed in a set of so many images."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ def samples() -> dict[str, list[Pixels]]:
 
 
 @pytest.fixture(scope="module")
-def lineage() -> Iterator[Lineage]:
+def lineage() -> Lineage:
     """The shipped network and fingerprints."""
     found = []
     for family in FAMILIES:
