@@ -31,7 +31,7 @@ def saved(folder: Path, data: bytes) -> Path:
 
 
 @given(st.dictionaries(st.text("abcé/._-", min_size=1, max_size=9), st.binary(max_size=300), max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_what_was_written_is_read_here_and_by_any_zip_tool(
     tmp_path_factory: pytest.TempPathFactory, members: dict[str, bytes]
 ) -> None:

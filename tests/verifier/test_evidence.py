@@ -52,7 +52,7 @@ def subset_counts(weights: list[int]) -> list[int]:
 
 
 @given(integers, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_integer_logits_are_bounded_from_above_and_tightly(logits: list[int], data: st.DataObject) -> None:
     scores = np.sort(integer_sums(logits))
     tested = data.draw(st.lists(st.sampled_from(scores[-64:].tolist()), min_size=1, max_size=8))
@@ -64,7 +64,7 @@ def test_integer_logits_are_bounded_from_above_and_tightly(logits: list[int], da
 
 
 @given(floats, st.floats(-80, 80))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_real_logits_are_never_bounded_from_below_the_truth(logits: list[float], score: float) -> None:
     scores = sums([Fraction(value) for value in logits])
     attainable = float(max(scores, key=lambda s: (s <= score, s)))
@@ -74,7 +74,7 @@ def test_real_logits_are_never_bounded_from_below_the_truth(logits: list[float],
 
 
 @given(floats)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_score_summed_in_floating_point_in_any_order_is_covered(logits: list[float]) -> None:
     best = np.abs(logits)
     for order in (best, best[::-1], np.sort(best)):
@@ -103,7 +103,7 @@ def test_a_thousand_bits_neither_overflow_nor_underflow() -> None:
 
 
 @given(st.lists(st.integers(-(10**9), 10**9), min_size=16, max_size=16), st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sums_too_large_for_the_grid_are_rounded_to_the_safe_side(logits: list[int], share: float) -> None:
     scores = integer_sums(logits)
     score = int(share * np.abs(logits).sum())
@@ -170,7 +170,7 @@ def test_extreme_logits_are_never_bounded_from_below_the_truth(logits: NDArray[n
 
 
 @given(st.lists(st.integers(-128, 128), min_size=1, max_size=60), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_bound_falls_with_the_score_and_stops_at_two_to_the_minus_k(
     logits: list[int], data: st.DataObject
 ) -> None:
@@ -213,7 +213,7 @@ def test_one_in_q_random_keys_reaches_p_below_q() -> None:
 
 
 @given(st.lists(st.integers(-40, 40), min_size=1, max_size=40), st.floats(-14, -0.01))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_score_at_is_the_first_attainable_score_with_so_small_a_tail(logits: list[int], p: float) -> None:
     threshold = score_at(logits, p)
     total = sum(map(abs, logits))
@@ -236,7 +236,7 @@ def test_score_at_of_many_images_and_of_real_logits() -> None:
 
 
 @given(st.lists(st.integers(-128, 128), min_size=1, max_size=64), st.floats(-0.2, 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_chernoff_is_a_bound_too_and_less_than_two_decades_looser(logits: list[int], share: float) -> None:
     score = math.floor(share * sum(map(abs, logits)))
     exact, loose = log10_tail(logits, score), chernoff_log10(logits, score)
@@ -312,7 +312,7 @@ def decimal_log10(value: Fraction) -> Decimal:
 
 
 @given(st.lists(st.tuples(st.integers(-128, 128), BIAS_STEPS), min_size=1, max_size=8), st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_biased_keys_are_bounded_from_above_and_tightly(
     bits: list[tuple[int, int]], data: st.DataObject
 ) -> None:

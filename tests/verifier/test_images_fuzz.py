@@ -60,13 +60,13 @@ SIGNATURES = (
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(SIGNATURES), st.binary(max_size=400))
 def test_noise_behind_a_signature_is_an_error(signature: bytes, noise: bytes) -> None:
     assert outcome(signature + noise)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     width=st.integers(0, 2**32 - 1) | st.integers(0, 64),
     height=st.integers(0, 2**32 - 1) | st.integers(0, 64),
@@ -102,7 +102,7 @@ ENTRY = st.tuples(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(entries=st.lists(ENTRY, max_size=14), body=st.binary(max_size=600), following=st.integers(0, 64))
 def test_tiffs_of_any_directory(
     entries: list[tuple[int, int, int, int]], body: bytes, following: int

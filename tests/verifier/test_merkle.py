@@ -145,7 +145,7 @@ def test_a_tree_of_more_than_two_tile_levels() -> None:
 
 
 @given(st.integers(1, 80), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_altered_inclusion_proof_passes(size: int, data: st.DataObject) -> None:
     leaves = numbered(size)
     read = reader(leaves)
@@ -169,7 +169,7 @@ def test_no_altered_inclusion_proof_passes(size: int, data: st.DataObject) -> No
 
 
 @given(st.integers(2, 80), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_altered_history_passes(new: int, data: st.DataObject) -> None:
     old = data.draw(st.integers(1, new - 1))
     leaves = numbered(new)

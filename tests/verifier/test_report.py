@@ -543,7 +543,7 @@ def test_scripts_in_names_and_notes_stay_text(world: World, run: Run, tmp_path: 
     assert "\u202e" not in (tmp_path / "x.html").read_text()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_mutated_reports_never_crash_a_reader(world: World, data: st.DataObject) -> None:
     content = bytearray(serialised(envelope(world)) if data.draw(st.booleans()) else envelope(world).content)
@@ -568,7 +568,7 @@ LEAVES = (
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_any_value_in_any_place_is_refused_or_rendered(world: World, data: st.DataObject) -> None:
     document = json.loads(envelope(world).content)

@@ -34,7 +34,7 @@ def random_case(seed: int, n: int, octets: int, size: int) -> tuple[NDArray[np.u
     st.sampled_from([0, 1, 128, 10**6]),
     st.data(),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_top_is_that_of_brute_force(seed: int, n: int, octets: int, size: int, data: st.DataObject) -> None:
     packed, logits = random_case(seed, n, octets, size)
     m = data.draw(st.integers(1, n + 3))
@@ -144,7 +144,7 @@ def test_the_index_answers_unless_its_shortlist_proves_nothing(
 
 
 @given(st.integers(0, 2**32), st.integers(1, 700), st.sampled_from([1, 2, 128]), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_segments_are_searched_as_one_table(seed: int, n: int, size: int, m: int) -> None:
     """Few distinct logits make many equals, which the rounded scores cannot put in order."""
     packed, _ = random_case(seed, n, 3, 1)

@@ -283,7 +283,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_answer_breaks_the_registry(sqlite_home: Home, data: st.DataObject) -> None:
     """Answers with any of their parts replaced by anything."""

@@ -42,7 +42,7 @@ def content_of(pieces: list[bytes | Stored]) -> bytes:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(pieces=PIECES, start=st.integers(0, 400), length=st.integers(0, 400))
 def test_any_range_is_that_range_of_the_whole(
     storage: Storage, pieces: list[bytes | Stored], start: int, length: int
@@ -100,7 +100,7 @@ def test_an_archive_holds_files_beyond_the_limit_of_old_tar() -> None:
     assert made.size > 9 << 30
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=12))
 def test_ranges_that_were_sent_add_up(parts: list[tuple[int, int]]) -> None:
     sent = Sent.of({"": 60, "empty": 0}, tag="t", sha256="s", size=1)

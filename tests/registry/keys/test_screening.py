@@ -23,7 +23,7 @@ def test_without_foreign_images_every_key_passes() -> None:
     assert not screen.rejects(np.zeros((5, BITS // 8), np.uint8)).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
 def test_rejected_is_exactly_who_has_a_tail_of_at_most_q(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -172,7 +172,7 @@ octets = st.binary(min_size=32, max_size=32)
 seconds = st.integers(0, 4_000_000_000)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     key_id=st.binary(min_size=12, max_size=12),
     redraws=st.integers(0, 65535),

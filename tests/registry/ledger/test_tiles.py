@@ -40,7 +40,7 @@ def naive_root(hashes: list[bytes]) -> bytes:
     return hashlib.sha256(b"\x01" + naive_root(hashes[:split]) + naive_root(hashes[split:])).digest()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=3), st.data())
 def test_tiles_do_not_depend_on_how_the_leaves_arrived(batches: list[int], data: st.DataObject) -> None:
     size, stored = grow(batches)

@@ -34,7 +34,7 @@ def key(keys: Keys, row: int) -> np.ndarray:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 40), st.sampled_from([1e-6, 1e-9, 1e-14]), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_key_is_named_exactly_where_the_verifiers_bound_is_within_alpha(
     seed: int, wrong: int, alpha: float, poses: int
 ) -> None:
@@ -108,7 +108,7 @@ def test_readings_of_another_network_are_refused(reading: list[int]) -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 300), st.integers(1, 20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_later_keys_are_neither_named_nor_counted(seed: int, issued: int, m: int) -> None:
     rng = np.random.default_rng(seed)
     keys = table(300, 5)

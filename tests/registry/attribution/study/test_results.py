@@ -1,12 +1,10 @@
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.attribution.study.plan import Point
 from registry.attribution.study.results import ATTACKS, CLEAN, MIX, Result, front, pareto_front, recommend
 
 VALUES = st.integers(0, 4).map(float)
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine is no failure."""
 ROWS = st.lists(st.tuples(VALUES, VALUES, VALUES), min_size=1, max_size=20)
 
 
@@ -33,7 +31,6 @@ def dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
 
-@UNHURRIED
 @given(ROWS)
 def test_the_front_has_no_dominated_row_and_leaves_no_other_out(rows: list[tuple[float, ...]]) -> None:
     found = pareto_front(rows)
@@ -42,7 +39,6 @@ def test_the_front_has_no_dominated_row_and_leaves_no_other_out(rows: list[tuple
         assert (i in found) == (not any(dominates(other, row) for other in rows))
 
 
-@UNHURRIED
 @given(ROWS)
 def test_every_row_off_the_front_is_dominated_by_one_on_it(rows: list[tuple[float, ...]]) -> None:
     found = pareto_front(rows)
