@@ -61,7 +61,7 @@ docs: $(INSTALLED) ## The documentation as a site, build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: $(INSTALLED) $(PEERS) ## All benchmarks; QUICK=1 for a short run, PAPER=1 with the paper's search in full (days)
-	@for script in attribution learned verify scan images issue stylegan2 full_size trace inversion removal peers issue_cost \
+	@for script in attribution learned regression verify scan images issue stylegan2 full_size trace inversion removal peers issue_cost \
 	    serve stream resolve resolve_http queries console faults false_accusation collusion lineage; do \
 	  echo "== bench/$$script.py"; $(BIN)/python -m bench.$$script $(if $(QUICK),--quick) \
 	    $(if $(PAPER),$$(test $$script = inversion && echo --paper)) || exit 1; done

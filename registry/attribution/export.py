@@ -86,33 +86,37 @@ def write_package(
             dynamo=True,
             verbose=False,
         )
-    store_half(folder / "network.onnx")
+    compact(folder / "network.onnx")
     description = network_json(network, basis, evidence, version)
     (folder / "network.json").write_text(json.dumps(description, indent=2) + "\n")
     (folder / VECTORS).unlink(missing_ok=True)
     write_vectors(folder)
 
 
-def store_half(path: Path) -> None:
-    """Store the large weights of the ONNX file at ``path`` in half precision: half the size on disk.
+def compact(path: Path) -> None:
+    """Make the ONNX file at ``path`` smaller: without what the exporter notes on each operator, and with its
+    large weights in half precision.
 
-    They are cast back before they are used, so that all devices compute with the same numbers.
+    These are cast back before they are used, so that all devices compute with the same numbers.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(path)
-    weights = model.graph.initializer
+    graph = model.graph
     casts = []
-    for number, tensor in enumerate(weights):
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < STORED_HALF:
-            continue
-        values, name = numpy_helper.to_array(tensor), tensor.name
-        weights[number].CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= STORED_HALF:
+            name, values = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(values, f"{name}.half"))
+            casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    for node in nodes:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for field in ("node", "value_info", "metadata_props"):
+        graph.ClearField(field)
+    graph.node.extend(nodes)
     onnx.save(model, path)
 
 

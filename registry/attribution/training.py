@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from registry.attribution.attacks import ATTACKS, Attack, Rng, crop_and_rescale, training_attack
 from registry.attribution.matched_filter import MatchedFilterNetwork
 from registry.attribution.network import FEATURES, FILL, AttributionNetwork, KeyNetwork, Resolution
-from registry.attribution.pixel_network import PixelNetwork, linear_reading, reduced
+from registry.attribution.pixel_network import LinearReading, PixelNetwork, linear_reading, reduced
 from registry.fingerprints.basis import Basis
 from registry.fingerprints.learned import filters_of
 from registry.generators.adapters import Generator, to_images
@@ -163,8 +163,13 @@ def pixel_network(source: RenderedImages, resolution: Resolution, work: Path, mo
         network.load_state_dict(load_file(work / READER))
     elif not (work / CHECKPOINT).exists():
         count = min(most, max(FEWEST_READ, READ_PIXELS // source.generator.size**2))
-        network.start_from(linear_reading(_pixels_and_bits(source, network, count)))
+        network.start_from(regression(source, network, count))
     return network
+
+
+def regression(source: RenderedImages, network: PixelNetwork, count: int) -> LinearReading:
+    """The regression of ``count`` images that ``network`` may begin as."""
+    return linear_reading(_pixels_and_bits(source, network, count))
 
 
 def _pixels_and_bits(
