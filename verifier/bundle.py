@@ -386,6 +386,7 @@ class Bundle:
         large = [name for name in self._files if "/keys/" in name or name.startswith("ledger/")]
         for name in self._files.keys() - {*networks, *large}:
             self._verify_member(name)
+        self._verified: set[str] = set()
         self._compared = {name: threading.Event() for name in networks}
         self._background = threading.Thread(
             target=self._verify_large, args=([*networks, *large],), daemon=True
@@ -451,7 +452,8 @@ class Bundle:
         """A member's contents. Those of the key table and ledger hold only once :meth:`verify` returned."""
         if name in self._compared:
             self._compared[name].wait()
-            self._hold()
+            if name not in self._verified:
+                self._hold()
         return self._archive.read(name)
 
     def digest(self, name: str) -> str:
@@ -619,6 +621,7 @@ class Bundle:
         try:
             for name in names:
                 self._verify_member(name)
+                self._verified.add(name)
                 if name in self._compared:
                     self._compared[name].set()
         except TrustError as error:

@@ -50,7 +50,7 @@ from verifier.finding import (
 from verifier.lineage import Lineage, Vectors
 from verifier.network import HALF, VECTORS, Network, NetworkSpec, Package, Pose, Reading
 from verifier.reading import Reader, ReadImage, file_at, in_parallel
-from verifier.resolve import AdaptiveKeys, Keys
+from verifier.resolve import AdaptiveKeys, Found, Keys
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -82,6 +82,7 @@ SEARCHED_AT_A_TIME = 4
 """The same where poses are searched, which takes up to seconds an image: Ctrl-C waits for them."""
 
 _TESTS_AT_A_TIME = 512  # searched together, see Keys.top_batch
+_BOUNDS_AT_A_TIME = 32  # Chernoff's, whose intermediate results the caches hold then
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,10 @@ class Test:
     weight: float
     image: int | None = None
     reading: Reading | None = None
+
+    def among(self, tested: EvidenceEntry) -> int:
+        """The hypotheses that its share of alpha comes down to."""
+        return math.ceil(tested.hypotheses / self.weight)
 
 
 def weighted_tests(images: Sequence[Sequence[Reading]]) -> list[Test]:
@@ -380,11 +385,37 @@ class Verifier(Checker):
             for start in range(0, len(tests), _TESTS_AT_A_TIME):
                 batch = tests[start : start + _TESTS_AT_A_TIME]
                 best = model.keys.top_batch(np.stack([test.logits for _, test in batch]), COPIES_MOST)
-                for (i, test), (rows, scores) in zip(batch, best, strict=True):
-                    matches[i] += self._within_alpha(number, test, rows, scores, tested)
+                hopeful = self._hopeful(model, [test for _, test in batch], best, tested)
+                for (i, test), (rows, scores), most in zip(batch, best, hopeful, strict=True):
+                    matches[i] += self._within_alpha(number, test, rows[:most], scores[:most], tested)
         for group, found in zip(groups, matches, strict=True):
             finding = self._finding(group, _one_for_each_key(found), tested)
             yield self._with_alone(finding, found) if found else finding
+
+    def _hopeful(
+        self, model: _Model, tests: Sequence[Test], best: Sequence[Found], tested: EvidenceEntry
+    ) -> list[int]:
+        """How many of the ``best`` rows of each test Chernoff's bound does not rule out. It is computed for
+        many tests at a time, which is several times cheaper."""
+        limit = tested.limit + HOPELESS
+        hopeful = [0] * len(tests)
+        for start in range(0, len(tests), _BOUNDS_AT_A_TIME):
+            left = list(range(start, min(start + _BOUNDS_AT_A_TIME, len(tests))))
+            for rank in range(COPIES_MOST):
+                left = [n for n in left if rank < len(best[n][1])]
+                if not left:
+                    break
+                logits = np.stack([tests[n].logits for n in left])
+                scores = np.array([best[n][1][rank] for n in left])
+                bounds = np.atleast_1d(evidence.chernoff_log10(logits, scores, model.plus)).tolist()
+                at_most = [
+                    evidence.log10_family(bound, tests[n].among(tested), model.entry.acceptance)
+                    for n, bound in zip(left, bounds, strict=True)
+                ]
+                left = [n for n, bound in zip(left, at_most, strict=True) if bound <= limit]
+                for n in left:
+                    hopeful[n] += 1
+        return hopeful
 
     def _within_alpha(
         self,
@@ -394,17 +425,12 @@ class Verifier(Checker):
         scores: NDArray[np.int64],
         tested: EvidenceEntry,
     ) -> Iterator[_Match]:
-        """The keys among the best ``rows`` (best first) whose family-wise bound is within alpha."""
+        """The keys among ``rows`` (best first) whose family-wise bound is within alpha."""
         model = self._models[number]
-        limit = math.log10(tested.alpha / tested.groups)
-        hypotheses = math.ceil(tested.hypotheses / test.weight)
         for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
-            at_most = float(evidence.chernoff_log10(test.logits, score, model.plus))
-            if evidence.log10_family(at_most, hypotheses, model.entry.acceptance) > limit + HOPELESS:
-                return
             log10_p = model.log10_p(test.logits, score)
-            family = evidence.log10_family(log10_p, hypotheses)
-            if family > limit:
+            family = evidence.log10_family(log10_p, test.among(tested))
+            if family > tested.limit:
                 return
             yield _Match(number, row, test, log10_p, family)
 
@@ -435,7 +461,7 @@ class Verifier(Checker):
             evidence=replace(
                 tested,
                 bits=first.entry.bits,
-                hypotheses=math.ceil(tested.hypotheses / matches[0].test.weight),
+                hypotheses=matches[0].test.among(tested),
             ),
             network=NetworkEntry(first.network.digest, first.network.told),
             ledger=LedgerEntry(int(records[matches[0].row]["ledger_index"]), size, True),

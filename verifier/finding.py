@@ -118,6 +118,11 @@ class EvidenceEntry:
     alpha: float
     groups: int
 
+    @property
+    def limit(self) -> float:
+        """What ``log10_p_family`` must reach."""
+        return math.log10(self.alpha / self.groups)
+
 
 @dataclass(frozen=True)
 class NetworkEntry:
