@@ -8,8 +8,8 @@ to a person is what is read: EXIF orientation is applied, an embedded colour pro
 sRGB, CMYK to RGB, transparency is laid on white (the page it would be shown on), 16-bit samples are
 scaled to 8 (grey: ``round(x / 257)``; colour: Pillow keeps the upper byte), floating-point samples are taken
 as 0 to 1 (0 to 255 if they exceed 1), and of an animation or several pages the first one counts. A damaged
-colour profile or orientation is ignored, as viewers do; damaged pixels are an error. ``notes`` says which of
-this took place.
+colour profile or orientation is ignored, as viewers do, and so is a profile that is a program of its own
+(ICC's ``D2B``); damaged pixels are an error. ``notes`` says which of this took place.
 
 **Limits.** Bytes before a file is read, pixels from the header before anything is decoded. Time, memory and
 crashes are the business of :mod:`verifier.guard`, where everything is decoded but what is known to be quick:
@@ -77,10 +77,13 @@ QUICK_SCANS = 32
 """Scans of a JPEG (progressive files have some ten): each goes over all pixels, however short it is."""
 
 ONE_SCAN_BYTES = 1 << 24
-"""A JPEG of one scan may have so many: half a second, whatever they are. It may have more than QUICK_PIXELS,
-too, as long as no more are left at the scale at which it is decoded."""
+"""A JPEG of one scan may have so many: two seconds if they are nothing but restart markers, half a second
+otherwise. It may have more than QUICK_PIXELS, too, as long as no more are left at the scale at which it is
+decoded."""
 
 _SCAN = b"\xff\xda"  # the marker that starts one
+_PROFILE_TAGS, _PROFILE_TAG = slice(132, 1332), 12  # ICC.1:2010, 7.3: a table, of which lcms reads 100 rows
+_PROGRAMS = {b"D2B0", b"D2B1", b"D2B2", b"D2B3"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}  # ISO/IEC 23008-12
 
 _ORIENTATION_TAG = 0x0112  # EXIF 2.32, section 4.6.4
@@ -420,8 +423,15 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _convert_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """``image`` converted from its ICC ``profile`` to sRGB, or None if the profile cannot be used."""
+    """``image`` converted from its ICC ``profile`` to sRGB, or None if the profile cannot be used.
+
+    Programs are never run: a profile of some kilobytes can name the same step any number of times.
+    """
     from PIL import ImageCms
+
+    tags = profile[_PROFILE_TAGS]
+    if any(tags[at : at + 4] in _PROGRAMS for at in range(0, len(tags), _PROFILE_TAG)):
+        return None
 
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -200,6 +200,17 @@ def test_a_damaged_profile_is_ignored_and_said_so(profile: bytes) -> None:
     assert decoded.notes == ("its colour profile cannot be used and was ignored",)
 
 
+def test_a_profile_that_is_a_program_is_not_run() -> None:
+    sign = struct.pack(">2H12f", 3, 3, -1, 0, 0, 0, -1, 0, 0, 0, -1, 1, 1, 1)  # the negative
+    step = b"matf\0\0\0\0" + sign
+    positions = struct.pack(">2I", 16 + 8 * 5001, len(step)) * 5001  # one step, as often as one likes
+    program = b"mpet\0\0\0\0" + struct.pack(">2HI", 3, 3, 5001) + positions + step
+    data = encoded(PICTURE, "PNG", icc_profile=icc(b"RGB ", b"XYZ ", b"mntr", {b"D2B0": program}))
+    decoded = decode(data)
+    assert difference(decoded.image, PIXELS) == 0
+    assert decoded.notes == ("its colour profile cannot be used and was ignored",)
+
+
 def test_srgb_itself_changes_nothing() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert difference(decode_image(encoded(PICTURE, "PNG", icc_profile=profile)), PIXELS) < 0.6
