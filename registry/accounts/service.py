@@ -78,22 +78,32 @@ def add_recipient(
 
     Here and below ``None`` stands for the organisation of the command line, the first one. ``public_key``
     is a raw Ed25519 key (32 bytes). :class:`InputError` for something that is no e-mail
-    address, :class:`StateError` for one that is registered already.
+    address or that stands for an erased recipient, :class:`StateError` for one that is registered already.
     """
     address = normal_email(email)
     belongs_to = owner(session, organisation)
     if _find(session, address, belongs_to) is not None:
         raise StateError(f"{address} is already a recipient.", "See `registry recipient list`.")
-    recipient = Recipient(
-        organisation_id=belongs_to,
+    recipient = new_recipient(address, public_key, belongs_to)
+    session.add(recipient)
+    session.flush()
+    return recipient
+
+
+def new_recipient(address: str, public_key: bytes | None, organisation: int) -> Recipient:
+    """The row of a recipient who is not stored yet, with a fresh salt; ``address`` as :func:`normal_email`
+    gives it. :class:`InputError` for one that stands for an erased recipient."""
+    if address.endswith(f"@{ERASED}"):
+        raise InputError(
+            f"{address}: addresses at {ERASED} stand for recipients who were erased.", "Give another address."
+        )
+    return Recipient(
+        organisation_id=organisation,
         email=address,
         public_key=public_key,
         salt=os.urandom(32),
         created_at=unix_now(),
     )
-    session.add(recipient)
-    session.flush()
-    return recipient
 
 
 def get_recipient(session: Session, email: str, organisation: int | None = None) -> Recipient:

@@ -5,7 +5,8 @@
 His address, key and salt are replaced, his links withdrawn, where his downloads came from and why copies of
 his were revoked is cleared. Certificates, receipts, revocations and the ledger are as they were: they hold
 commitments, which nobody can open without the salt. His copies still resolve, to a recipient whom nobody can
-name any more. Backups made before, the security log, and what people wrote into cases are not reached.
+name any more. Backups made before, bundles exported with recipients, the security log, and what people wrote
+into cases are not reached; nor are his countersignatures, which whoever has his public key can still check.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from registry.accounts import security, service
 from registry.accounts.models import Recipient
 from registry.copies.models import Download, DownloadLink
 from registry.db import unix_now
+from registry.errors import NotFoundError
 from registry.home import Home
 from registry.keys.models import KeyRevocation, UserKey
 
@@ -43,7 +45,10 @@ def erase(home: Home, email: str, organisation: int | None = None) -> Erased:
     :class:`NotFoundError` where there is none, :class:`StateError` where he was erased already.
     """
     with home.database.write() as session:
-        recipient = service.get_recipient(session, email, organisation)
+        try:
+            recipient = service.get_recipient(session, email, organisation)
+        except NotFoundError as error:
+            raise NotFoundError(str(error), "See `registry recipient list`.") from None
         service.erase(recipient)
         done = Erased(recipient.email, *_clear(session, recipient))
         security.record(

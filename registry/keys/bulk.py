@@ -15,7 +15,6 @@ import base64
 import binascii
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +28,6 @@ from sqlalchemy.orm import Session
 from registry.accounts import service as accounts
 from registry.accounts.models import Recipient
 from registry.attribution.models import NetworkVersion
-from registry.db import unix_now
 from registry.errors import InputError, NotFoundError, RegistryError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
@@ -126,7 +124,11 @@ def issue_orders(home: Home, orders: Sequence[Order], organisation: int) -> list
     for order in orders:
         recipient = recipients.get(order.email) or known.get(order.email)
         if recipient is None:
-            recipient = _new_recipient(order, organisation)
+            try:
+                recipient = accounts.new_recipient(order.email, order.public_key, organisation)
+            except InputError as error:
+                bad.append(BadRow(order.line, str(error)))
+                continue
         elif order.public_key is not None and order.public_key != recipient.public_key:
             bad.append(BadRow(order.line, f"{order.email} has another public key."))
         recipients[order.email] = recipient
@@ -252,13 +254,3 @@ def _recipients(session: Session, emails: Sequence[str], organisation: int) -> d
         )
         known |= {row.email: row for row in session.execute(query).scalars()}
     return known
-
-
-def _new_recipient(order: Order, organisation: int) -> Recipient:
-    return Recipient(
-        organisation_id=organisation,
-        email=order.email,
-        public_key=order.public_key,
-        salt=os.urandom(32),
-        created_at=unix_now(),
-    )

@@ -14,7 +14,7 @@ from registry.app import create_app
 from registry.config import HOME_VARIABLE
 from registry.copies.erasure import erase
 from registry.db import Base
-from registry.errors import StateError
+from registry.errors import InputError, StateError
 from registry.home import Home
 from registry.keys.models import KeyRevocation
 from registry.keys.service import Issuer, derive, get_key, revoke
@@ -128,6 +128,14 @@ def test_nothing_is_issued_to_who_was_erased_and_he_may_come_again(story: Story)
     assert len(Issuer.open(story.home, MODEL, RECIPIENT).issue(1)) == 1
 
 
+def test_nobody_takes_the_name_of_who_will_be_erased(story: Story) -> None:
+    with story.home.database.write() as session:
+        number = accounts.get_recipient(session, RECIPIENT).id
+        with pytest.raises(InputError, match="stand for recipients who were erased"):
+            accounts.add_recipient(session, f"Recipient-{number}@{accounts.ERASED}")
+    assert erase(story.home, RECIPIENT).email == f"recipient-{number}@{accounts.ERASED}"
+
+
 def test_only_an_administrator_erases_and_only_his_own(story: Story) -> None:
     app = create_app(story.home)
     for other in (client(app, story.home, Role.ISSUER), client(app, story.home, organisation="other")):
@@ -143,7 +151,9 @@ def test_the_command_asks_first(
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda _: "n")
     assert cli.run(["recipient", "erase", RECIPIENT]) == 130
     assert cli.run(["recipient", "erase", "eve@example.org", "--yes"]) == 2
-    assert "no recipient eve@example.org" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no recipient eve@example.org" in said
+    assert "recipient add" not in said
     assert cli.run(["recipient", "erase", RECIPIENT, "--yes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["email"].endswith("@erased.invalid")
     assert cli.run(["recipient", "list"]) == 0

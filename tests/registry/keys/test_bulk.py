@@ -66,10 +66,13 @@ def test_every_bad_row_is_named_and_none_is_issued(ready: Home) -> None:
     assert [row.line for row in refused.value.rows] == [3, 4, 5, 6, 7]
     assert "same recipient and model as in line 2" in refused.value.rows[1].reason
 
-    unknown = f"email,model\na@example.org,{MODEL}\nb@example.org,nothing\n{RECIPIENT},{MODEL}@7\n"
+    unknown = (
+        f"email,model\na@example.org,{MODEL}\nb@example.org,nothing\n{RECIPIENT},{MODEL}@7\n"
+        f"recipient-9@{accounts.ERASED},{MODEL}\n"
+    )
     with pytest.raises(bulk.RowsError) as refused:
         bulk.issue_orders(ready, bulk.read_orders(unknown), 1)
-    assert [row.line for row in refused.value.rows] == [3, 4]
+    assert [row.line for row in refused.value.rows] == [3, 4, 5]
     assert counts(ready) == before
 
 
