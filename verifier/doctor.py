@@ -36,6 +36,7 @@ PACKAGES = {
     "tuf": "update",
     "pyarrow": "scan",
     "ray": "scan",
+    "fpdf2": "report",
 }
 """What is looked for, and the extra that brings it."""
 

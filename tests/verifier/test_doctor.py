@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def test_it_says_what_is_installed_and_what_starts() -> None:
     if Path("/proc/cpuinfo").exists():
         assert set(found["vector_flags"]) <= set(Path("/proc/cpuinfo").read_text().split())
         assert found["vector_flags"]
+
+
+def test_every_extra_is_looked_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    of_the_registry = {"registry", "redis", "text", "peers", "dev"}
+    extras = set(project["optional-dependencies"]) - of_the_registry
+    assert extras == set(doctor.PACKAGES.values()) - {""}
 
 
 def test_people_read_the_same() -> None:
