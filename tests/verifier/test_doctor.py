@@ -43,7 +43,7 @@ def test_it_says_what_is_installed_and_what_starts() -> None:
 
 def test_every_extra_is_looked_for() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-    of_the_registry = {"registry", "redis", "text", "peers", "dev"}
+    of_the_registry = {"registry", "s3", "redis", "text", "peers", "dev"}
     extras = set(project["optional-dependencies"]) - of_the_registry
     assert extras == set(doctor.PACKAGES.values()) - {""}
 
