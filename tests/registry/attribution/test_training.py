@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto
 from PIL import Image
 
 from registry.attribution import service
 from registry.attribution.attacks import ATTACKS
 from registry.attribution.calibration import calibrate, reliability
-from registry.attribution.export import write_foreign, write_package
+from registry.attribution.export import STORED_HALF, write_foreign, write_package
 from registry.attribution.network import AttributionNetwork, Resolution
 from registry.attribution.training import (
     FILL,
@@ -131,6 +133,19 @@ def test_a_package_describes_how_it_is_read(trained: AttributionNetwork, tmp_pat
     assert description["basis"] == "cd" * 32
     assert description["evidence"] == {"clean": {"evidence_5": 3.5}}
     assert (description["version"], description["bits"], description["size"]) == (2, trained.bits, SIDE)
+
+
+def test_an_exported_network_is_compact_and_computes_in_full(
+    trained: AttributionNetwork, tmp_path: Path
+) -> None:
+    write_package(trained, tmp_path, "ab" * 32, {})
+    graph = onnx.load(tmp_path / "network.onnx").graph
+    large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) >= STORED_HALF]
+    assert large
+    assert all(tensor.data_type == TensorProto.FLOAT16 for tensor in large)
+    casts = {node.input[0]: node for node in graph.node if node.op_type == "Cast"}
+    assert all(casts[tensor.name].attribute[0].i == TensorProto.FLOAT for tensor in large)
+    assert not any(node.metadata_props for node in graph.node)
 
 
 @pytest.mark.parametrize(
