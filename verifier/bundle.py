@@ -626,6 +626,8 @@ class Bundle:
                     self._compared[name].set()
         except TrustError as error:
             self._failure = error
+        except Exception as error:  # noqa: BLE001 - what could not be compared does not hold
+            self._failure = TrustError(f"the bundle could not be compared with its digests: {error}.")
         finally:
             for compared in self._compared.values():
                 compared.set()

@@ -137,6 +137,21 @@ def test_an_altered_member_is_named(world: World, member: str) -> None:
             Bundle.open(path).read(member)
 
 
+def test_what_could_not_be_compared_is_not_used(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, compare = "models/flowers/network.onnx", Bundle._verify_member
+
+    def fail(self: Bundle, name: str) -> None:
+        if name == network:
+            raise MemoryError("too large")
+        compare(self, name)
+
+    monkeypatch.setattr(Bundle, "_verify_member", fail)
+    found = Bundle.open(world.bundle())
+    for use in (lambda: found.read(network), found.verify):
+        with pytest.raises(TrustError, match="could not be compared"):
+            use()
+
+
 def test_a_truncated_bundle_or_another_file_is_a_trust_error(world: World) -> None:
     data = world.bundle().read_bytes()
     path = world.folder / "cut"
