@@ -103,14 +103,17 @@ class Storage:
             if stored.get(path) != source.stat().st_size or self.sha256(target) != file_sha256(source):
                 self.put_file(target, source)
 
-    def open(self, name: str) -> BinaryIO:
-        """Open ``name`` for reading; seekable. :class:`IntegrityError` where it is missing."""
+    def open(self, name: str, ahead: int = READ_BYTES) -> BinaryIO:
+        """Open ``name`` for reading; seekable. :class:`IntegrityError` where it is missing.
+
+        An object store is asked for ``ahead`` bytes more than are read.
+        """
         path = self._path(name)
         try:
             if self._is_local:
                 return Path(path).open("rb")
             with self._asking(name):
-                opened = self._files.open(path, "rb", block_size=READ_BYTES)
+                opened = self._files.open(path, "rb", block_size=ahead)
         except FileNotFoundError:
             raise _missing(name) from None
         return cast(BinaryIO, _RemoteFile(opened, lambda: self._asking(name)))
