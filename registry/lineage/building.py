@@ -240,3 +240,17 @@ def _export(
             external_data=False,
             dynamic_shapes=shapes,
         )
+    _strip(path)
+
+
+def _strip(path: Path) -> None:
+    """Take out of the ONNX file what the exporter notes on each operator; nobody reads it."""
+    import onnx
+
+    model = onnx.load(path)
+    for node in model.graph.node:
+        node.ClearField("metadata_props")
+        node.ClearField("doc_string")
+    for field in ("value_info", "metadata_props"):
+        model.graph.ClearField(field)
+    onnx.save(model, path)
