@@ -242,6 +242,7 @@ def check(
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("--set", "as_set", is_flag=True, help="All images are of one source: many tell more than one.")
 @_BUNDLE
+@click.option("--registry", "url", metavar="URL", help="Use what was fetched from this registry; ask nobody.")
 @home_option
 @_TRUST
 @_DEVICE
@@ -250,6 +251,7 @@ def lineage(
     images: Sequence[str],
     as_set: bool,
     bundle: str | None,
+    url: str | None,
     home: str,
     trust: str | None,
     device: str,
@@ -268,7 +270,7 @@ def lineage(
     from verifier.display import told_rows
     from verifier.telling import Teller
 
-    bundles = _bundles(bundle, None, home, trust, None)
+    bundles = _bundles(bundle, url, home, trust, None)
     teller = Teller(bundles, device)
     note = _trust_note(bundles[0].registry, bundles[0].pinned)
     if as_json and not bundles[0].pinned:

@@ -80,7 +80,8 @@ def finding_rows(finding: Finding, bundle: Bundle) -> list[Row]:
 def told_rows(told: Told) -> list[Row]:
     """Which model made an image or a set, told without keys."""
     first = told.images[0]
-    names = first.path if len(told.images) == 1 else f"set of {len(told.images)} images"
+    read = sum(each.error is None for each in told.images)
+    names = first.path if len(told.images) == 1 else f"set of {read} images"
     if told.lineage is None:
         why = first.error or "; ".join(first.notes) if len(told.images) == 1 else "no image could be read"
         return [Row("", f"{names}: ERROR: {why}", "red")]

@@ -77,9 +77,9 @@ QUICK_SCANS = 32
 """Scans of a JPEG (progressive files have some ten): each goes over all pixels, however short it is."""
 
 ONE_SCAN_BYTES = 1 << 24
-"""A JPEG of one scan may have so many: two seconds if they are nothing but restart markers, half a second
-otherwise. It may have more than QUICK_PIXELS, too, as long as no more are left at the scale at which it is
-decoded."""
+"""A JPEG of one scan may have so many: two seconds if they are nothing but restart markers or fill bytes,
+half a second otherwise. It may have more than QUICK_PIXELS, too, as long as no more are left at the scale at
+which it is decoded."""
 
 _SCAN = b"\xff\xda"  # the marker that starts one
 _PROFILE_TAGS, _PROFILE_TAG = slice(132, 1332), 12  # ICC.1:2010, 7.3: a table, of which lcms reads 100 rows

@@ -140,7 +140,7 @@ def erase(recipient: Recipient) -> None:
 
     :class:`StateError` where that was done before.
     """
-    _refuse_erased(recipient)
+    refuse_erased(recipient)
     recipient.email = f"recipient-{recipient.id}@{ERASED}"
     recipient.public_key = None
     recipient.salt = os.urandom(32)
@@ -151,7 +151,8 @@ def is_erased(recipient: Recipient) -> bool:
     return recipient.email.endswith(f"@{ERASED}")
 
 
-def _refuse_erased(recipient: Recipient) -> None:
+def refuse_erased(recipient: Recipient) -> None:
+    """:class:`StateError` for a row that stands for a recipient who was erased."""
     if is_erased(recipient):
         raise StateError(f"{recipient.email} stands for a recipient who was erased.", "Nothing was changed.")
 
@@ -172,7 +173,7 @@ def commitments(recipient: Recipient, key_ids: Sequence[bytes]) -> list[bytes]:
     ``salt = HMAC-SHA-256(recipient's salt, key id)``: two certificates cannot be linked to one person,
     and revealing one salt opens one certificate only. :class:`StateError` for a recipient who was erased.
     """
-    _refuse_erased(recipient)
+    refuse_erased(recipient)
     who = signing.canonical({"email": recipient.email, "public_key": _key_text(recipient)})
     salts = (hmac.digest(recipient.salt, key_id, "sha256") for key_id in key_ids)
     return [hashlib.sha256(b"hallmark/recipient/v1" + salt + who).digest() for salt in salts]

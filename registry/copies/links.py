@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry.accounts import service as accounts
+from registry.accounts.models import Recipient
 from registry.copies import deliveries
 from registry.copies.models import Download, DownloadLink
 from registry.db import unix_now
@@ -70,7 +72,10 @@ def create(
 def create_all(
     session: Session, keys: Sequence[IssuedKey], created_by: str, hours: int = DEFAULT_HOURS
 ) -> list[tuple[DownloadLink, str]]:
-    """A new link for each copy; the same refusal, of all of them."""
+    """A new link for each copy; the same refusal, of all of them, and of those whose recipient was erased."""
+    whose = select(Recipient).where(Recipient.id.in_({key.row.recipient_id for key in keys}))
+    for recipient in session.execute(whose).scalars():
+        accounts.refuse_erased(recipient)
     made, now = [], unix_now()
     for key in keys:
         deliveries.refuse(key)

@@ -113,7 +113,10 @@ def issue_one() -> Answer:
                 (document,) = keys.Issuer.open(home(), model, order.email, owner).issue(1, days)
             else:
                 principal().require(Permission.WRITE_RECIPIENTS)
-                (document,) = bulk.issue_orders(home(), [order], owner)
+                try:
+                    (document,) = bulk.issue_orders(home(), [order], owner)
+                except bulk.RowsError as error:
+                    raise InputError(error.rows[0].reason) from None
             KEYS_ISSUED.inc()
             return done(
                 url_for("copy_pages.show", copy_id=document["copy_id"]),

@@ -61,7 +61,9 @@ def test_a_mixture_and_files_that_are_no_images_have_exit_codes_of_their_own(bun
     assert unread.stdout.splitlines()[1].startswith(f"{folder}/letter.png: ERROR: ")
     together = run(bundle, *both[16:], folder / "letter.png", "--set")
     assert together.exit_code == 2
-    assert "made by zoo-vae@1" in together.stdout
+    assert together.stdout.startswith("set of 16 images: made by zoo-vae@1")
+    unfetched = CliRunner().invoke(cli, ["lineage", str(both[0]), "--registry", "https://registry.example"])
+    assert unfetched.exit_code != 0
 
 
 def test_a_bundle_without_lineage_says_so(sqlite_ready: Home, tmp_path: Path) -> None:

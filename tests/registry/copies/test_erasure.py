@@ -105,6 +105,13 @@ def test_his_open_links_end_and_used_ones_stay_used(story: Story) -> None:
     ]
 
 
+def test_no_new_link_leads_to_his_copies(story: Story) -> None:
+    erase(story.home, RECIPIENT)
+    refused = story.admin.post(f"/copies/{story.downloaded}/links", json={"hours": 1})
+    assert refused.status_code == 409
+    assert "stands for a recipient who was erased" in str(refused.json)
+
+
 def test_it_is_logged_without_saying_whom(story: Story) -> None:
     done = erase(story.home, RECIPIENT)
     with story.home.database.read() as session:
