@@ -97,8 +97,10 @@ class Bench:
 
     def cached(self, name: str, method: str, read: Callable[[], Reading]) -> Reading:
         """``read()``, kept under ``name`` with all that it depends on."""
-        used = [self.reference.basis.digest, self.reference.network.digest]
-        if method == "inversion":
+        used = [self.reference.basis.digest]
+        if method == "network":
+            used += [self.reference.network.digest]
+        else:
             used += [json.dumps(asdict(self.settings)), self.perceptual.name, self.space.digest().hex()]
         return kept(self.work, f"{method}-{name}", [*used, name], Reading, read)
 

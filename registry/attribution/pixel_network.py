@@ -39,9 +39,10 @@ LARGEST_SCALE = 100.0
 
 @dataclass(frozen=True)
 class LinearReading:
-    """Log-odds of the bits, ``weight @ x + bias`` of an image's pixels x in [-1, 1], channels first.
+    """Log-odds of the bits, ``weight @ x + bias`` of an image's pixels x in [-1, 1], channels first, or of
+    what a network makes of them.
 
-    ``weight`` (bits, 3 * side**2), ``bias`` (bits,).
+    ``weight`` (bits, features), ``bias`` (bits,).
     """
 
     weight: torch.Tensor
@@ -93,6 +94,15 @@ class PixelNetwork(KeyNetwork):
             self.linear.weight.copy_(reading.weight)
             self.linear.bias.copy_(reading.bias)
 
+    def refit(self, reading: LinearReading) -> None:
+        """Let the last layers be ``reading``, of the features (corrected pixels, then code)."""
+        with torch.no_grad():
+            pixels, code = reading.weight.split([self.linear.in_features, CODE], 1)
+            self.linear.weight.copy_(pixels)
+            self.linear.bias.copy_(reading.bias)
+            self.head.weight.copy_(code)
+            self.head.bias.zero_()
+
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.logits(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, grey_area(pixels))
 
@@ -101,6 +111,13 @@ class PixelNetwork(KeyNetwork):
 
         ``grey`` (n, 1, size, size) is 1 where the canvas shows nothing, see :func:`grey_area`.
         """
+        corrected, code = self.features(x, grey)
+        with torch.autocast(x.device.type, enabled=False):  # small differences of large sums
+            logits: torch.Tensor = self.linear(corrected) + self.head(code)
+        return logits * self.scale
+
+    def features(self, x: torch.Tensor, grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the last layers read: the corrected pixels (n, 3 * side**2) and the code (n, CODE)."""
         levels = []
         h = torch.cat([x, grey], 1)
         for stage in self.down:
@@ -112,10 +129,7 @@ class PixelNetwork(KeyNetwork):
         h = torch.cat([h, self.spread(code).reshape(grid.shape)], 1)
         for enlarge, merge, level in zip(self.up, self.merge, levels[-2::-1], strict=True):
             h = merge(level + enlarge(h))
-        corrected = reduced((x + self.last(h)).float(), self.side)
-        with torch.autocast(x.device.type, enabled=False):  # small differences of large sums
-            logits: torch.Tensor = self.linear(corrected.flatten(1)) + self.head(code.float())
-        return logits * self.scale
+        return reduced((x + self.last(h)).float(), self.side).flatten(1), code.float()
 
 
 def read_side(size: int) -> int:
@@ -145,7 +159,8 @@ def inside(area: torch.Tensor) -> torch.Tensor:
 def linear_reading(batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> LinearReading:
     """The ridge regression of bits on pixels, its scale that of log-odds.
 
-    ``batches``, two at least, are images (n, 3, side, side) in [-1, 1] and their bits (n, bits) of 0 and 1.
+    ``batches``, two at least, are images (n, 3, side, side) in [-1, 1], or features (n, m) in place of their
+    pixels, and their bits (n, bits) of 0 and 1.
     The last one is not fitted: it tells how much the reading is worth.
     """
     fitted, last = _Moments(), None

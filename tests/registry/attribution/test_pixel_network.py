@@ -81,6 +81,23 @@ def test_the_network_begins_as_the_regression(size: int) -> None:
         torch.testing.assert_close(network(pixels), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_the_last_layers_can_be_fitted_to_what_the_network_makes_of_images() -> None:
+    torch.manual_seed(0)
+    network = PixelNetwork(BITS, Resolution.of(16, (512,))).eval()
+    for layer in network.last.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.normal_(layer.weight, std=0.1)
+    pixels = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8)
+    bits = torch.randint(0, 2, (40, BITS)).float()
+    x = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        features = torch.cat(network.features(x, grey_area(pixels)), 1)
+        reading = linear_reading([(features[:30], bits[:30]), (features[30:], bits[30:])])
+        network.refit(reading)
+        expected = features @ reading.weight.T + reading.bias
+        torch.testing.assert_close(network(pixels), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_grey_is_told_from_an_image_that_has_some_of_it() -> None:
     rng = np.random.default_rng(0)
     canvas = np.full((1, 12, 12, 3), FILL, np.uint8)
