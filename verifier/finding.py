@@ -89,8 +89,8 @@ class ModelEntry:
 class LineageEntry:
     """Which model the images descend from, told without keys (:mod:`verifier.lineage`).
 
-    ``model`` is its ``name@version``, or None for none of the registered ones, and then ``note`` says so, or
-    which models the images are a mixture of.
+    ``model`` is its ``name@version``, or None for none of the registered ones. ``note`` says that, or which
+    models the images are a mixture of, or which other models cannot be told from the one named.
     """
 
     model: str | None
@@ -102,7 +102,8 @@ class LineageEntry:
         sure = f"(confidence {math.floor(100 * self.confidence + 1e-6) / 100:.2f})"
         if self.model is None:
             return f"{self.note} {sure}"
-        return f"{'' if self.confidence >= SURE else 'perhaps '}made by {self.model} {sure}"
+        said = f"{'' if self.confidence >= SURE else 'perhaps '}made by {self.model} {sure}"
+        return f"{said}, {self.note}" if self.note else said
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ apart; the rest say how models resemble each other, and change with what happens
   ``exp(-reject / temperature)``; the heaviest is the answer, its share of all weights the confidence. Both
   numbers depend on how many images there are: they were calibrated on sets of every number in ``sizes``, so
   that a model's own sets are turned away with probability ``false_rejection``.
+- Models whose fingerprints lie nearer each other than ``relative`` (the same weights under two names, pruned
+  ones) are one alternative: no set of images tells them apart. The nearest of them is named, the note names
+  the others.
 - A set is called a mixture of two models if "each image is of one of the two" is likelier than "all are of
   one", by more than ``mixed`` in natural logarithms, and both parts are then told as their models'.
   Likelihoods are those of single images. ``mixed`` too depends on how many images there are: it was
@@ -132,7 +135,7 @@ class Fingerprint:
     def parse(cls, document: Any) -> Fingerprint:
         """From the JSON object; KeyError, TypeError or ValueError where it is none."""
         embedding = tuple(map(float, document["embedding"]))
-        if abs(sum(value * value for value in embedding) - 1) > 1e-3:
+        if not abs(sum(value * value for value in embedding) - 1) <= 1e-3:
             raise ValueError("an embedding is not of unit length")
         return cls(str(document["model"]), embedding, int(document["samples"]), int(document["size"]))
 
@@ -213,9 +216,9 @@ class Lineage:
         self.network, self.spec = network, network.spec
         self.fingerprints = tuple(fingerprints)
         self.models = [fingerprint.model for fingerprint in fingerprints]
-        self._directions = self.spec.sources(
-            np.array([fingerprint.embedding for fingerprint in fingerprints], np.float32)
-        )
+        embeddings = np.array([fingerprint.embedding for fingerprint in fingerprints], np.float32)
+        self._directions = self.spec.sources(embeddings)
+        self._kin = kin(embeddings, self.spec.relative)
         self.side = max((fingerprint.size for fingerprint in fingerprints), default=0)
         """Side of the largest registered images: no smaller may a file be decoded."""
 
@@ -270,24 +273,41 @@ class Lineage:
 
     def answer(self, embedding: Vectors, images: int) -> LineageEntry:
         """The answer for a set of ``images`` images with this ``embedding`` (d,)."""
+        best, confidence, nearest = self._told(embedding, images)
+        if best is None:
+            return LineageEntry(None, confidence, "none of the registered models")
+        others = [self.models[place] for place in self._kin[best] if place != nearest]
+        note = f"or by {', '.join(others)}, whose images are alike" if others else ""
+        return LineageEntry(self.models[nearest], confidence, note)
+
+    def _told(self, embedding: Vectors, images: int) -> tuple[int | None, float, int]:
+        """The likeliest alternative (a place in ``_kin``, None for no model), the confidence in it, and its
+        nearest model."""
         temperature, reject = self.spec.at(images)
         likeness = self._directions @ self.spec.sources(embedding[None])[0]
-        distances = np.append(1 - likeness, reject).astype(np.float64)
+        distances = np.append(1 - self._alternatives(likeness[None])[0], reject).astype(np.float64)
         weights = np.exp(-(distances - distances.min()) / temperature)
         best = int(np.argmin(distances))
         confidence = round(float(weights[best] / weights.sum()), 4)
-        if best == len(self.models):
-            return LineageEntry(None, confidence, "none of the registered models")
-        return LineageEntry(self.models[best], confidence)
+        if best == len(self._kin):
+            return None, confidence, int(likeness.argmax())
+        return best, confidence, max(self._kin[best], key=lambda place: float(likeness[place]))
+
+    def _alternatives(self, likeness: Vectors) -> Vectors:
+        """From likeness (n, m) to models that to alternatives (n, k): that of the nearest of each."""
+        order = np.concatenate([np.asarray(places, np.intp) for places in self._kin])
+        starts = np.cumsum([0, *map(len, self._kin[:-1])])
+        found: Vectors = np.maximum.reduceat(likeness[:, order], starts, axis=1)
+        return found
 
     def _parts(self, features: Vectors) -> list[tuple[str, list[int], float]]:
         """The two parts of a mixed set, with the confidence in each, or nothing."""
         count = len(features)
-        if count < 2 * MIXED_LEAST or len(self.models) < 2:
+        if count < 2 * MIXED_LEAST or len(self._kin) < 2:
             return []
         runs = [features[start : start + RUN] for start in range(0, count, RUN)]
         alone = [self.network.embed(run, [[number] for number in range(len(run))]) for run in runs]
-        likeness = self.spec.sources(np.concatenate(alone)) @ self._directions.T
+        likeness = self._alternatives(self.spec.sources(np.concatenate(alone)) @ self._directions.T)
         gain, pair = mixture(likeness, self.spec.temperature[0])
         if gain <= self.spec.mixed_at(count):
             return []
@@ -296,12 +316,24 @@ class Lineage:
         if min(map(len, chosen)) < MIXED_LEAST:
             return []
         found = []
-        for model, part, embedding in zip(pair, chosen, self.network.embed(features, chosen), strict=True):
-            entry = self.answer(embedding, len(part))
-            if entry.model != self.models[model]:
+        for expected, part, embedding in zip(pair, chosen, self.network.embed(features, chosen), strict=True):
+            best, confidence, nearest = self._told(embedding, len(part))
+            if best != expected:
                 return []
-            found.append((self.models[model], part, entry.confidence))
+            found.append((self.models[nearest], part, confidence))
         return found
+
+
+def kin(embeddings: Vectors, relative: float) -> list[list[int]]:
+    """Rows of ``embeddings`` (m, d), of unit length, in groups: those that a chain of steps of at most
+    ``relative`` (one less the cosine) joins."""
+    group = np.arange(len(embeddings))
+    for start in range(0, len(embeddings), RUN):
+        near = embeddings[start : start + RUN] @ embeddings.T >= 1 - relative
+        for one, other in zip(*np.nonzero(near), strict=True):
+            if group[start + one] != group[other]:
+                group[group == group[start + one]] = group[other]
+    return [np.flatnonzero(group == each).tolist() for each in dict.fromkeys(group.tolist())]
 
 
 def mixture(likeness: NDArray[Any], temperature: float) -> tuple[float, list[int]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from registry.generators.adapters import get_adapter
@@ -15,7 +17,7 @@ from registry.generators.small import SmallGenerator
 from registry.lineage import service
 from registry.lineage.degrade import degrade
 from verifier.errors import InputError, TrustError
-from verifier.lineage import Lineage, LineageSpec, Pixels, mixture, window
+from verifier.lineage import Fingerprint, Lineage, LineageSpec, Pixels, kin, mixture, window
 
 FAMILIES = ("vae", "flow", "score")
 
@@ -95,6 +97,41 @@ def test_a_set_that_mixes_two_models_is_said_to(lineage: Lineage, samples: dict[
     assert {"vae@1", "flow@1"} <= set(found.entry.note.replace("(", " ").split())
     truth = ["vae@1"] * 8 + ["flow@1"] * 8
     assert sum(model in found.notes[i] for i, model in enumerate(truth)) >= 14
+
+
+def test_models_that_images_do_not_tell_apart_are_one_alternative(
+    lineage: Lineage, samples: dict[str, list[Pixels]]
+) -> None:
+    vae = lineage.fingerprints[FAMILIES.index("vae")]
+    renamed = Fingerprint("renamed@1", vae.embedding, vae.samples, vae.size)
+    both = Lineage(lineage.network, [*lineage.fingerprints, renamed])
+    (_, alone, _), (model, confidence, note) = (told(each, samples["vae"][:16]) for each in (lineage, both))
+    assert (model, confidence) == ("vae@1", alone)
+    assert note == "or by renamed@1, whose images are alike"
+    mixed = both.of(both.features([*samples["vae"][:8], *samples["flow"][:8]]))
+    assert mixed.entry is not None
+    assert "mixes models" in mixed.entry.note
+
+
+@given(st.integers(1, 12), st.integers(0, 2**32 - 1))
+def test_kin_are_joined_by_steps_and_everybody_is_in_one_group(count: int, seed: int) -> None:
+    vectors = np.random.default_rng(seed).normal(size=(count, 3))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    groups = kin(vectors.astype(np.float32), 0.1)
+    assert sorted(place for group in groups for place in group) == list(range(count))
+    near = vectors @ vectors.T >= 0.9
+    for number, group in enumerate(groups):
+        outside = [place for other in groups[:number] + groups[number + 1 :] for place in other]
+        assert not near[np.ix_(group, outside)].any()
+        reached = {group[0]}
+        for _ in group:
+            reached |= {place for place in group if near[place, sorted(reached)].any()}
+        assert reached == set(group)
+
+
+def test_an_embedding_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="unit length"):
+        Fingerprint.parse({"model": "x@1", "embedding": [float("nan")] * 3, "samples": 64, "size": 32})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
