@@ -32,17 +32,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bench.common import Goal, close
+from registry.generators.adapters import get_adapter
 from registry.generators.sampling import adapter_of
-from registry.generators.small import SmallGenerator
+from registry.generators.small import SmallGenerator, save_small
+from registry.generators.small_network import SmallNetwork
+from registry.generators.small_training import train
 from registry.lineage.building import Embed, encoder_embed, fingerprint, only_source, random_sets
 from registry.lineage.degrade import TESTED, degrade
 from registry.lineage.encoder import EncoderLayout, SetEncoder
 from registry.lineage.service import network
 from registry.lineage.training import CLASSES, CONTRASTIVE, STANDARD, STEPS, Sets, train_encoder
 from registry.lineage.tree import Tree, adjusted_rand
-from registry.lineage.variants import FAMILIES, OTHER_SAMPLING, VARIANTS
+from registry.lineage.variants import FAMILIES, IMAGENET, OTHER_SAMPLING, SAMPLING, VARIANTS
+from registry.lineage.weights import DERIVED, likeness
 from registry.lineage.zoo import REAL, SIZE, TEST, TRAIN, photographs, resampled, samples_of
 from registry.progress import progress
+from registry.storage import Storage
 from registry.training import Training
 from verifier.lineage import Fingerprint, Lineage
 
@@ -241,41 +246,50 @@ def stability(embed: Embed, images: Mapping[str, Pixels]) -> dict[str, float]:
     return {"worst": round(max(shares), 3), "median": round(float(np.median(shares)), 3)}
 
 
-def derivatives(work: Path, data: Path | None) -> dict[str, Pixels]:
-    """Samples of variants ``c`` with a fifth of the weights pruned, or fine-tuned on other photographs."""
-    from registry.generators.adapters import get_adapter
-    from registry.generators.small_training import train
-
+def derivatives(work: Path, data: Path | None) -> dict[str, Path]:
+    """Models derived from variants ``c``, a fifth of the weights pruned, or fine-tuned on other photographs:
+    their folders by ``PARENT pruned`` and ``PARENT tuned``. Without ``data`` only those made before are."""
     found = {}
     for family in FAMILIES:
         parent = f"{family}-c"
-        pruned = work / parent / "pruned.npy"
-        if not pruned.exists():
-            generator = get_adapter(family).load(work / parent / "model")
-            assert isinstance(generator, SmallGenerator)
-            with torch.no_grad():
-                for weights in generator.network.parameters():
-                    if weights.dim() > 1:
-                        limit = weights.abs().flatten().float().quantile(0.2)
-                        weights[weights.abs() < limit] = 0
-            np.save(pruned, _drawn(generator))
-        found[f"{parent} pruned"] = np.load(pruned)
-        tuned = work / parent / "tuned.npy"
-        if not tuned.exists() and data is not None:
-            generator = get_adapter(family).load(work / parent / "model")
-            assert isinstance(generator, SmallGenerator)
-            generator.network.float().requires_grad_(True)
-            other = photographs(data, "imagenet32", SIZE)
-            generator.network = train(generator.network, other, work / parent / "tuned", FINE_TUNED, 16, 9)
-            np.save(tuned, _drawn(generator))
-        if tuned.exists():
-            found[f"{parent} fine-tuned"] = np.load(tuned)
+        for kind in ("pruned", "tuned"):
+            folder = work / f"{parent}-{kind}" / "model"
+            if not (folder / "zoo.json").exists() and (kind == "pruned" or data is not None):
+                generator = get_adapter(family).load(work / parent / "model")
+                assert isinstance(generator, SmallGenerator)
+                network = _pruned(generator) if kind == "pruned" else _tuned(generator, data, folder.parent)
+                save_small(network, family, folder, SAMPLING[family])
+            if (folder / "zoo.json").exists():
+                found[f"{parent} {kind}"] = folder
     return found
 
 
-def _drawn(generator: SmallGenerator) -> Pixels:
-    images = generator.sample(192, 5)
-    return np.stack([np.asarray(image) for image in images])
+def _pruned(generator: SmallGenerator) -> SmallNetwork:
+    with torch.no_grad():
+        for weights in generator.network.parameters():
+            if weights.dim() > 1:
+                limit = weights.abs().flatten().float().quantile(0.2)
+                weights[weights.abs() < limit] = 0
+    return generator.network
+
+
+def _tuned(generator: SmallGenerator, data: Path | None, work: Path) -> SmallNetwork:
+    assert data is not None
+    generator.network.float().requires_grad_(True)
+    return train(generator.network, photographs(data, IMAGENET, SIZE), work, FINE_TUNED, 16, 9)
+
+
+def weights_alike(work: Path, names: Sequence[str], derived: Mapping[str, Path]) -> dict[str, float]:
+    """The least likeness of derived weights to their parents', and the most of two independent models'."""
+    storage = Storage(str(work.resolve()))
+
+    def alike(one: str, other: str) -> float:
+        return likeness(storage, f"{one}/model", f"{other}/model") or 0.0
+
+    parents = {label: alike(folder.parent.name, label.split()[0]) for label, folder in derived.items()}
+    click.echo("likeness of weights: " + ", ".join(f"{label} {found}" for label, found in parents.items()))
+    apart = [alike(one, other) for one, other in itertools.combinations(names, 2)]
+    return {"derived_weights_least": min(parents.values()), "independent_weights_most": max(apart)}
 
 
 def shipped_lineage(learned: Mapping[str, Pixels]) -> Lineage:
@@ -604,7 +618,9 @@ def _product(
     figures["other_sampler_right_16"] = round(float(np.mean(right)), 3)
     figures["other_sampler_distance"] = round(max(near), 4)
     limit, flagged, nearest = lineage.spec.relative, [], []
-    for label, pixels in derivatives(work, data).items():
+    derived = derivatives(work, data)
+    for label, folder in derived.items():
+        pixels = samples_of(folder, 192, 5)
         distances = 1 - directions @ fingerprint(embed, pixels)
         first = names[int(distances.argmin())]
         nearest.append(first == label.split()[0])
@@ -618,6 +634,8 @@ def _product(
     figures["derived_flagged"] = round(float(np.mean(flagged)), 3)
     figures["derived_nearest"] = round(float(np.mean(nearest)), 3)
     figures["independent_flagged"] = round(float((others.min(1) <= limit).mean()), 3)
+    if derived:
+        figures |= weights_alike(work, names, derived)
 
 
 GOALS = {
@@ -629,6 +647,8 @@ GOALS = {
     "unseen_rand": Goal(">=", 0.8),
     "unseen_triples": Goal(">=", 0.95),
     "stability_worst": Goal("<=", 0.1),
+    "derived_weights_least": Goal(">=", DERIVED),
+    "independent_weights_most": Goal("<=", DERIVED),
     "cost": Goal("<=", 0.3),
 }
 

@@ -105,7 +105,8 @@ def nearest_sentence(described: Mapping[str, Any] | None) -> str:
         )
     if nearest["derived"]:
         return (
-            f"Warning: by its images it is {nearest['model']}, or was fine-tuned or pruned from it "
-            f"(distance {distance:.3f})."
+            f"Warning: its images are as near to those of {nearest['model']} as pruned weights' are "
+            f"(distance {distance:.3f}), but the weights show no descent: it may be distilled from it, or "
+            "trained by the same recipe."
         )
     return f"Its nearest relative is {nearest['model']} (distance {distance:.3f}); neither seems derived."
