@@ -28,7 +28,9 @@ from verifier.network import ANGLES, SCHEMA, VECTORS, Network
 SMALLEST_SIDE = 0.75
 SIDE_STEP = 3 / 64
 STORED_HALF = 1024
-"""Numbers from which a tensor of weights is stored in half precision."""
+"""Numbers from which a tensor of weights is stored in half precision, if they lie in its range."""
+HALF_ROUNDING = 2.0**-11
+"""Relative error of a tensor in half precision whose numbers neither overflow nor become subnormal."""
 TEST_IMAGES = 2
 """Enough to tell a device that computes otherwise, few enough to read whenever a network is loaded."""
 
@@ -86,16 +88,16 @@ def write_package(
             dynamo=True,
             verbose=False,
         )
-    compact(folder / "network.onnx")
+    compact(folder / "network.onnx", half=network.tolerates_bfloat16)
     description = network_json(network, basis, evidence, version)
     (folder / "network.json").write_text(json.dumps(description, indent=2) + "\n")
     (folder / VECTORS).unlink(missing_ok=True)
     write_vectors(folder)
 
 
-def compact(path: Path) -> None:
-    """Make the ONNX file at ``path`` smaller: without what the exporter notes on each operator, and with its
-    large weights in half precision.
+def compact(path: Path, half: bool) -> None:
+    """Make the ONNX file at ``path`` smaller: without what the exporter notes on each operator, and with
+    ``half`` its large weights in half precision, for networks that such rounding does not change.
 
     These are cast back before they are used, so that all devices compute with the same numbers.
     """
@@ -106,9 +108,13 @@ def compact(path: Path) -> None:
     graph = model.graph
     casts = []
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= STORED_HALF:
-            name, values = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
-            tensor.CopyFrom(numpy_helper.from_array(values, f"{name}.half"))
+        if not half or tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < STORED_HALF:
+            continue
+        name, values = tensor.name, numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            rounded = values.astype(np.float16)
+        if np.linalg.norm(rounded - values) <= HALF_ROUNDING * np.linalg.norm(values):
+            tensor.CopyFrom(numpy_helper.from_array(rounded, f"{name}.half"))
             casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     for node in nodes:

@@ -40,6 +40,8 @@ from verifier.phi import unpack
 KEY_BITS = 8
 STRENGTH = 0.4
 STEPS, STARTS = 400, 4
+MANY = 16
+"""Starts where the key is a new one in every run: one in twelve is missed from four."""
 """Of a search that ends with every bit right whatever the key (it is another in each registry): 27 of 27 keys
 at the ceiling of 32 bits, 9.6 decades, where a verdict takes 6.3. Half of either failed at times."""
 
@@ -300,12 +302,12 @@ def test_the_command_names_the_copy(
     rendered = generator.render(latents[:1], basis.offsets(torch.from_numpy(signs)[None]))
     to_images(rendered)[0].save(tmp_path / "suspect.png")
 
-    search = ("invert", tmp_path / "suspect.png", "--model", MODEL, "--steps", STEPS, "--starts", STARTS)
+    search = ("invert", tmp_path / "suspect.png", "--model", MODEL, "--steps", STEPS, "--starts", MANY)
     found = json.loads(run(capsys, *search, "--out", tmp_path / "found.json", "--json")[0])
     assert found["schema"] == "hallmark/inversion/1"
     assert json.loads((tmp_path / "found.json").read_text()) == found
-    assert found["settings"] == {"steps": STEPS, "starts": STARTS, "seed": 0}
-    assert (found["perceptual"], found["latents"], len(found["starts"])) == ("structural", 500, STARTS)
+    assert found["settings"] == {"steps": STEPS, "starts": MANY, "seed": 0}
+    assert (found["perceptual"], found["latents"], len(found["starts"])) == ("structural", 500, MANY)
     assert len(found["logits"]) == BITS
     assert len(bytes.fromhex(found["bits"])) * 8 == BITS
     assert found["evidence"] == {"bits": BITS, "hypotheses": 2, "alpha": 1e-6}, "one key, two methods"
