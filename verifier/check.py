@@ -576,11 +576,7 @@ def lineage_members(bundles: Sequence[Bundle]) -> dict[str, bytes] | None:
 def _with_lineage(known: Lineage, group: Group, finding: Finding) -> Finding:
     numbers = [number for number, entry in enumerate(group.entries) if entry.error is None]
     told = known.of([group.features[number] for number in numbers])
-    images = list(finding.images)
-    for place, note in told.notes.items():
-        entry = images[numbers[place]]
-        images[numbers[place]] = replace(entry, notes=[*entry.notes, note])
-    return replace(finding, lineage=told.entry, images=images)
+    return replace(finding, lineage=told.entry, images=told.noted(finding.images, numbers))
 
 
 def network_package(bundle: Bundle, entry: BundleModel) -> Package:

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from verifier.errors import InputError, TrustError, VerifierError
-from verifier.finding import LineageEntry
+from verifier.finding import ImageEntry, LineageEntry
 
 if TYPE_CHECKING:
     from verifier.bundle import Bundle
@@ -107,19 +107,15 @@ class LineageSpec:
         return spec
 
     def at(self, images: int) -> tuple[float, float]:
-        """Temperature and threshold for a set of so many images, between the calibrated numbers of them."""
-        place = np.log(images), np.log(self.sizes)
-        return float(np.interp(*place, self.temperature)), float(np.interp(*place, self.reject))
-
-    def sources(self, embeddings: NDArray[Any]) -> NDArray[Any]:
-        """The parts (n, source) of whole embeddings (n, d) that tell models apart, of unit length."""
-        parts = embeddings[:, : self.source]
-        found: NDArray[Any] = parts / np.maximum(np.linalg.norm(parts, axis=1, keepdims=True), 1e-9)
-        return found
+        """Temperature and threshold for a set of so many images."""
+        return self._between(images, self.temperature), self._between(images, self.reject)
 
     def mixed_at(self, images: int) -> float:
         """What the gain of two models over one must exceed in a set of so many images."""
-        return float(np.interp(np.log(images), np.log(self.sizes), self.mixed))
+        return self._between(images, self.mixed)
+
+    def _between(self, images: int, calibrated: Sequence[float]) -> float:
+        return float(np.interp(np.log(images), np.log(self.sizes), calibrated))
 
 
 @dataclass(frozen=True)
@@ -146,6 +142,14 @@ class LineageFinding:
 
     entry: LineageEntry | None
     notes: Mapping[int, str]
+
+    def noted(self, images: Sequence[ImageEntry], places: Sequence[int]) -> list[ImageEntry]:
+        """``images`` with the notes; ``places`` says where among them each image of the set stands."""
+        found = list(images)
+        for number, note in self.notes.items():
+            entry = found[places[number]]
+            found[places[number]] = replace(entry, notes=[*entry.notes, note])
+        return found
 
 
 class LineageNetwork:
@@ -217,8 +221,10 @@ class Lineage:
         self.fingerprints = tuple(fingerprints)
         self.models = [fingerprint.model for fingerprint in fingerprints]
         embeddings = np.array([fingerprint.embedding for fingerprint in fingerprints], np.float32)
-        self._directions = self.spec.sources(embeddings)
+        self._directions = source_parts(embeddings, self.spec.source)
         self._kin = kin(embeddings, self.spec.relative)
+        self._in_order = [place for places in self._kin for place in places]
+        self._starts = np.cumsum([0, *map(len, self._kin[:-1])])
         self.side = max((fingerprint.size for fingerprint in fingerprints), default=0)
         """Side of the largest registered images: no smaller may a file be decoded."""
 
@@ -284,7 +290,7 @@ class Lineage:
         """The likeliest alternative (a place in ``_kin``, None for no model), the confidence in it, and its
         nearest model."""
         temperature, reject = self.spec.at(images)
-        likeness = self._directions @ self.spec.sources(embedding[None])[0]
+        likeness = self._directions @ source_parts(embedding[None], self.spec.source)[0]
         distances = np.append(1 - self._alternatives(likeness[None])[0], reject).astype(np.float64)
         weights = np.exp(-(distances - distances.min()) / temperature)
         best = int(np.argmin(distances))
@@ -295,9 +301,7 @@ class Lineage:
 
     def _alternatives(self, likeness: Vectors) -> Vectors:
         """From likeness (n, m) to models that to alternatives (n, k): that of the nearest of each."""
-        order = np.concatenate([np.asarray(places, np.intp) for places in self._kin])
-        starts = np.cumsum([0, *map(len, self._kin[:-1])])
-        found: Vectors = np.maximum.reduceat(likeness[:, order], starts, axis=1)
+        found: Vectors = np.maximum.reduceat(likeness[:, self._in_order], self._starts, axis=1)
         return found
 
     def _parts(self, features: Vectors) -> list[tuple[str, list[int], float]]:
@@ -307,7 +311,8 @@ class Lineage:
             return []
         runs = [features[start : start + RUN] for start in range(0, count, RUN)]
         alone = [self.network.embed(run, [[number] for number in range(len(run))]) for run in runs]
-        likeness = self._alternatives(self.spec.sources(np.concatenate(alone)) @ self._directions.T)
+        sources = source_parts(np.concatenate(alone), self.spec.source)
+        likeness = self._alternatives(sources @ self._directions.T)
         gain, pair = mixture(likeness, self.spec.temperature[0])
         if gain <= self.spec.mixed_at(count):
             return []
@@ -322,6 +327,13 @@ class Lineage:
                 return []
             found.append((self.models[nearest], part, confidence))
         return found
+
+
+def source_parts(embeddings: Vectors, width: int) -> Vectors:
+    """The first ``width`` numbers, which tell models apart, of embeddings (n, d), brought to unit length."""
+    parts = embeddings[:, :width]
+    found: Vectors = parts / np.maximum(np.linalg.norm(parts, axis=1, keepdims=True), 1e-9)
+    return found
 
 
 def kin(embeddings: Vectors, relative: float) -> list[list[int]]:

@@ -11,7 +11,7 @@ against anyone (:mod:`verifier.lineage`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,4 @@ class Teller:
     def _told(self, entries: list[ImageEntry], features: list[Vectors | None]) -> Told:
         readable = [number for number, entry in enumerate(entries) if entry.error is None]
         found = self._lineage.of([features[number] for number in readable])
-        for place, note in found.notes.items():
-            entry = entries[readable[place]]
-            entries[readable[place]] = replace(entry, notes=[*entry.notes, note])
-        return Told(entries, found.entry)
+        return Told(found.noted(entries, readable), found.entry)

@@ -237,17 +237,9 @@ def _judge(
         for target in targets
     ]
     told = resolving.lineage_of(home, case.organisation_id, [picture for _, _, picture in pictures])
-    entries = [
-        ImageEntry(
-            row.image_id,
-            row.sha256.hex(),
-            row.width,
-            row.height,
-            notes=[told.notes[place]] if place in told.notes else [],
-        )
-        for place, row in enumerate(rows)
-    ]
-    found, detail = _merged(entries, finding, targets, judged)
+    entries = [ImageEntry(row.image_id, row.sha256.hex(), row.width, row.height) for row in rows]
+    noted = told.noted(entries, range(len(entries)))
+    found, detail = _merged(noted, finding, targets, judged)
     return replace(found, lineage=told.entry), detail
 
 

@@ -5,14 +5,10 @@ build_network(images, real, Path("work"), Path("network"), steps=800)
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +19,8 @@ from registry.lineage.degrade import degrade
 from registry.lineage.encoder import ENERGIES, SMALLEST, EncoderLayout, SetEncoder
 from registry.lineage.training import train_encoder
 from registry.lineage.zoo import CALIBRATE, REAL, TRAIN
-from verifier.lineage import SCHEMA, mixture
+from registry.onnx_export import export_onnx
+from verifier.lineage import SCHEMA, mixture, source_parts
 
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -69,11 +66,7 @@ def encoder_embed(encoder: SetEncoder) -> Embed:
 def only_source(embed: Embed, width: int) -> Embed:
     """The first ``width`` numbers of embeddings, brought to unit length: what tells models apart."""
 
-    def source(pixels: Pixels, sets: Sequence[Sequence[int]]) -> Vectors:
-        found = embed(pixels, sets)[:, :width]
-        return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-    return source
+    return lambda pixels, sets: source_parts(embed(pixels, sets), width)
 
 
 def fingerprint(embed: Embed, pixels: Pixels) -> NDArray[np.float64]:
@@ -205,12 +198,12 @@ def write_network(encoder: SetEncoder, calibration: Calibration, relative: float
     n, s = (torch.export.Dim(name, max=8192) for name in ("n", "s"))
     h, w = (torch.export.Dim(name, min=SMALLEST, max=8192) for name in ("h", "w"))
     pixels = torch.zeros((5, 48, 40, 3), dtype=torch.uint8)
-    _export(_Images(encoder), {"pixels": pixels}, "features", {"pixels": {0: n, 1: h, 2: w}}, folder / IMAGES)
+    varying = {"pixels": {0: n, 1: h, 2: w}}
+    export_onnx(_Images(encoder), {"pixels": pixels}, "features", varying, folder / IMAGES)
     features = torch.rand(5, encoder.layout.learned + ENERGIES)
     sets = {"features": features, "membership": torch.full((3, 5), 0.2)}
-    _export(
-        _Sets(encoder), sets, "embeddings", {"features": {0: n}, "membership": {0: s, 1: n}}, folder / SETS
-    )
+    varying = {"features": {0: n}, "membership": {0: s, 1: n}}
+    export_onnx(_Sets(encoder), sets, "embeddings", varying, folder / SETS)
     document = {
         "schema": SCHEMA,
         "version": 2,
@@ -223,34 +216,3 @@ def write_network(encoder: SetEncoder, calibration: Calibration, relative: float
         "relative": relative,
     }
     (folder / SPEC).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-
-
-def _export(
-    part: nn.Module, example: dict[str, torch.Tensor], output: str, shapes: dict[str, Any], path: Path
-) -> None:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            part,
-            tuple(example.values()),
-            path,
-            input_names=list(example),
-            output_names=[output],
-            dynamo=True,
-            external_data=False,
-            dynamic_shapes=shapes,
-        )
-    _strip(path)
-
-
-def _strip(path: Path) -> None:
-    """Take out of the ONNX file what the exporter notes on each operator; nobody reads it."""
-    import onnx
-
-    model = onnx.load(path)
-    for node in model.graph.node:
-        node.ClearField("metadata_props")
-        node.ClearField("doc_string")
-    for field in ("value_info", "metadata_props"):
-        model.graph.ClearField(field)
-    onnx.save(model, path)

@@ -13,7 +13,7 @@ from PIL import Image
 from registry.attribution import service
 from registry.attribution.attacks import ATTACKS
 from registry.attribution.calibration import calibrate, reliability
-from registry.attribution.export import STORED_HALF, write_foreign, write_package
+from registry.attribution.export import write_foreign, write_package
 from registry.attribution.network import AttributionNetwork, Resolution
 from registry.attribution.training import (
     FILL,
@@ -27,6 +27,7 @@ from registry.attribution.training import (
 )
 from registry.fingerprints.basis import Basis
 from registry.generators.adapters import get_adapter
+from registry.onnx_export import STORED_HALF
 from tests.registry.support import SIDE, TinyModel
 from verifier.network import Network
 
