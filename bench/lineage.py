@@ -44,7 +44,7 @@ from registry.lineage.service import network
 from registry.lineage.training import CLASSES, CONTRASTIVE, STANDARD, STEPS, Sets, train_encoder
 from registry.lineage.tree import Tree, adjusted_rand
 from registry.lineage.variants import FAMILIES, IMAGENET, OTHER_SAMPLING, SAMPLING, VARIANTS
-from registry.lineage.weights import DERIVED, likeness
+from registry.lineage.weights import DERIVED, Weights
 from registry.lineage.zoo import REAL, SIZE, TEST, TRAIN, photographs, resampled, samples_of
 from registry.progress import progress
 from registry.storage import Storage
@@ -283,8 +283,12 @@ def weights_alike(work: Path, names: Sequence[str], derived: Mapping[str, Path])
     """The least likeness of derived weights to their parents', and the most of two independent models'."""
     storage = Storage(str(work.resolve()))
 
+    @functools.cache
+    def weights(name: str) -> Weights:
+        return Weights(storage, f"{name}/model")
+
     def alike(one: str, other: str) -> float:
-        return likeness(storage, f"{one}/model", f"{other}/model") or 0.0
+        return weights(one).likeness(weights(other)) or 0.0
 
     parents = {label: alike(folder.parent.name, label.split()[0]) for label, folder in derived.items()}
     click.echo("likeness of weights: " + ", ".join(f"{label} {found}" for label, found in parents.items()))

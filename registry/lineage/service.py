@@ -35,8 +35,8 @@ from registry.errors import InputError, IntegrityError, StateError
 from registry.generators import service as generators
 from registry.generators.models import Model
 from registry.home import Home
-from registry.lineage import weights
 from registry.lineage.models import LineageFingerprint, WeightKin
+from registry.lineage.weights import DERIVED, Weights
 from verifier import lineage as reading
 from verifier.lineage import (
     Fingerprint,
@@ -113,8 +113,12 @@ def fingerprint_of(images: Sequence[Image.Image], name: str = "the model") -> Fi
             "network sees at once.",
             "Lineage cannot be told from them; keys can.",
         )
-    pixels = [window(image.convert("RGB"), spec.window) for image in images]
-    return _fingerprint(pixels, name, max(images[0].size))
+    return _fingerprint(_windows(images), name, max(images[0].size))
+
+
+def _windows(images: Sequence[Image.Image]) -> list[Pixels]:
+    """What is read of images: as they are, never resized, whatever their modes."""
+    return [window(image.convert("RGB"), network().spec.window) for image in images]
 
 
 def _fingerprint(pixels: Sequence[Pixels], name: str, size: int) -> Fingerprint:
@@ -206,9 +210,10 @@ def compare_weights(home: Home, model: Model) -> None:
             Model.id < model.id,
         )
         others = session.execute(query.order_by(Model.id)).scalars().all()
-    best, kin = weights.DERIVED, None
+    own = Weights(home.storage, generators.base_name(model))
+    best, kin = DERIVED, None
     for other in others:
-        found = 1.0 if other.digest == model.digest else _likeness(home, model, other)
+        found = 1.0 if other.digest == model.digest else _likeness(own, home, other)
         if found > best:
             best, kin = found, other
     if kin is not None:
@@ -216,10 +221,10 @@ def compare_weights(home: Home, model: Model) -> None:
             session.merge(WeightKin(model_id=model.id, kin_id=kin.id, likeness=best))
 
 
-def _likeness(home: Home, model: Model, other: Model) -> float:
+def _likeness(own: Weights, home: Home, other: Model) -> float:
     """0 where they cannot be compared: to register a model, no other's files need to be whole."""
     try:
-        found = weights.likeness(home.storage, generators.base_name(model), generators.base_name(other))
+        found = own.likeness(Weights(home.storage, generators.base_name(other)))
     except (IntegrityError, ValueError):
         return 0.0
     return found or 0.0
@@ -227,20 +232,20 @@ def _likeness(home: Home, model: Model, other: Model) -> float:
 
 def relatives(session: Session, model: Model) -> list[Relative]:
     """The organisation's other models, derived ones first, then by distance; none before one is known."""
-    return _relatives(
-        model.label,
-        {one.model: one for one in fingerprints(session, model.organisation_id)},
-        _kin(session, model.organisation_id).get(model.label, {}),
-    )
+    kin = _kin(session, model.organisation_id).get(model.label, {})
+    return _relatives(model.label, _directions(session, model.organisation_id), kin)
 
 
 def nearest(session: Session, organisation: int | None = None) -> dict[str, Relative]:
     """Of each model of an organisation that has one, its nearest relative."""
     owner = accounts.owner(session, organisation)
-    known = {one.model: one for one in fingerprints(session, owner)}
-    kin = _kin(session, owner)
+    known, kin = _directions(session, owner), _kin(session, owner)
     found = {label: _relatives(label, known, kin.get(label, {})) for label in sorted({*known, *kin})}
     return {label: ranked[0] for label, ranked in found.items() if ranked}
+
+
+def _directions(session: Session, owner: int) -> dict[str, NDArray[np.float64]]:
+    return {one.model: np.asarray(one.embedding) for one in fingerprints(session, owner)}
 
 
 def _kin(session: Session, owner: int) -> dict[str, dict[str, float]]:
@@ -259,14 +264,15 @@ def _kin(session: Session, owner: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def _relatives(label: str, known: Mapping[str, Fingerprint], kin: Mapping[str, float]) -> list[Relative]:
+def _relatives(
+    label: str, known: Mapping[str, NDArray[np.float64]], kin: Mapping[str, float]
+) -> list[Relative]:
     own = known.get(label)
     found = []
     for other in {*known, *kin} - {label}:
         distance = None
         if own is not None and other in known:
-            cosine = float(np.asarray(own.embedding) @ np.asarray(known[other].embedding))
-            distance = round(max(0.0, 1 - cosine), 5)
+            distance = round(max(0.0, 1 - float(own @ known[other])), 5)
         near = distance is not None and distance <= network().spec.relative
         if distance is not None or other in kin:
             found.append(Relative(other, distance, near or other in kin, kin.get(other)))
@@ -314,13 +320,12 @@ def fingerprints_of(session: Session, labels: Mapping[int, str]) -> list[Fingerp
 def told(known: Sequence[Fingerprint], images: Sequence[Image.Image]) -> LineageFinding:
     """Which of the models with the fingerprints ``known`` made ``images``, as one set.
 
-    Nothing is told where none is known. Images are read as they are: never resized, whatever their modes.
+    Nothing is told where none is known.
     """
     if not known:
         return LineageFinding(None, {})
     lineage = Lineage(network(), known)
-    pixels = [window(image.convert("RGB"), lineage.spec.window) for image in images]
-    return lineage.of(lineage.features(pixels))
+    return lineage.of(lineage.features(_windows(images)))
 
 
 def tree(session: Session, organisation: int | None = None) -> Tree:

@@ -1,6 +1,7 @@
 """Whether a model's weights descend from another's: tensors of one name and shape that still agree.
 
-    likeness(storage, "models/<digest>", "models/<other digest>")     # 0.97; None where they share no layout
+    mine = Weights(storage, "models/<digest>")
+    mine.likeness(Weights(storage, "models/<other digest>"))     # 0.97; None where they share no layout
 
 Fine-tuning and pruning move weights little against their size; independent trainings, also of one
 architecture, have nothing in common but what the architecture fixes. So runs of numbers at places that the
@@ -17,9 +18,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import BinaryIO
 
 import numpy as np
@@ -49,31 +51,52 @@ class _Place:
     numbers: int
 
 
-def likeness(storage: Storage, first: str, second: str) -> float | None:
-    """Of two stored model folders: the median correlation of their tensors, -1 to 1.
+class Weights:
+    """Matrices and kernels of a stored model folder, found at first use; what was read of them is kept."""
 
-    None unless the two share most of their tensors' names and shapes.
-    """
-    ours, theirs = _tensors(storage, first), _tensors(storage, second)
-    shared = sorted(ours.keys() & theirs.keys(), key=lambda name: hashlib.sha256(name.encode()).digest())
-    if len(shared) < max(LEAST_TENSORS, max(len(ours), len(theirs)) / 2):
-        return None
-    chosen = shared[:TENSORS]
-    pairs = zip(_runs(storage, first, ours, chosen), _runs(storage, second, theirs, chosen), strict=True)
-    found = [
-        float(np.corrcoef(mine, other)[0, 1]) for mine, other in pairs if mine.std() > 0 and other.std() > 0
-    ]
-    return round(float(np.median(found)), 4) if len(found) >= LEAST_TENSORS else None
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage, self._folder = storage, folder
+        self._read: dict[str, NDArray[np.float64]] = {}
 
+    def likeness(self, other: Weights) -> float | None:
+        """The median correlation of the tensors of both, -1 to 1.
 
-def _tensors(storage: Storage, folder: str) -> dict[str, _Place]:
-    """Matrices and kernels of a folder's safetensors files, by file, name and shape."""
-    found: dict[str, _Place] = {}
-    for path, size in storage.files(folder).items():
-        if path.endswith(".safetensors"):
-            with storage.open(f"{folder}/{path}", AHEAD) as file, suppress(*_UNSOUND):
-                found |= _places(file, path, size)
-    return found
+        None unless the two share most of their tensors' names and shapes. Errors of the storage, and
+        ValueError where a file is shorter than its header says.
+        """
+        ours, theirs = self._places, other._places
+        shared = sorted(ours.keys() & theirs.keys(), key=lambda name: hashlib.sha256(name.encode()).digest())
+        if len(shared) < max(LEAST_TENSORS, max(len(ours), len(theirs)) / 2):
+            return None
+        pairs = zip(self._runs(shared[:TENSORS]), other._runs(shared[:TENSORS]), strict=True)
+        found = [
+            float(np.corrcoef(mine, his)[0, 1]) for mine, his in pairs if mine.std() > 0 and his.std() > 0
+        ]
+        return round(float(np.median(found)), 4) if len(found) >= LEAST_TENSORS else None
+
+    @cached_property
+    def _places(self) -> dict[str, _Place]:
+        """By file, name and shape."""
+        found: dict[str, _Place] = {}
+        for path, size in self._storage.files(self._folder).items():
+            if path.endswith(".safetensors"):
+                with self._storage.open(f"{self._folder}/{path}", AHEAD) as file, suppress(*_UNSOUND):
+                    found |= _places(file, path, size)
+        return found
+
+    def _runs(self, names: Sequence[str]) -> list[NDArray[np.float64]]:
+        """Of each tensor up to RUN numbers in a row, from a place that its name tells."""
+        with ExitStack() as stack:
+            opened: dict[str, BinaryIO] = {}
+            for name in names:
+                if name in self._read:
+                    continue
+                place = self._places[name]
+                if place.file not in opened:
+                    file = self._storage.open(f"{self._folder}/{place.file}", AHEAD)
+                    opened[place.file] = stack.enter_context(file)
+                self._read[name] = _run(opened[place.file], name, place)
+        return [self._read[name] for name in names]
 
 
 def _places(file: BinaryIO, path: str, size: int) -> dict[str, _Place]:
@@ -95,21 +118,12 @@ def _places(file: BinaryIO, path: str, size: int) -> dict[str, _Place]:
     return found
 
 
-def _runs(
-    storage: Storage, folder: str, tensors: Mapping[str, _Place], chosen: list[str]
-) -> Iterator[NDArray[np.float64]]:
-    """Of each tensor of ``chosen`` up to RUN numbers in a row, from a place that its name tells."""
-    with ExitStack() as stack:
-        opened: dict[str, BinaryIO] = {}
-        for name in chosen:
-            place = tensors[name]
-            if place.file not in opened:
-                opened[place.file] = stack.enter_context(storage.open(f"{folder}/{place.file}", AHEAD))
-            dtype = np.dtype(_DTYPES[place.dtype])
-            room = max(place.numbers - RUN, 0) + 1
-            first = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") % room
-            opened[place.file].seek(place.offset + first * dtype.itemsize)
-            run = np.frombuffer(opened[place.file].read(min(RUN, place.numbers) * dtype.itemsize), dtype)
-            if place.dtype == "BF16":  # the upper half of a float32
-                run = (run.astype(np.uint32) << 16).view(np.float32)
-            yield np.nan_to_num(run.astype(np.float64), posinf=0.0, neginf=0.0)
+def _run(file: BinaryIO, name: str, place: _Place) -> NDArray[np.float64]:
+    dtype = np.dtype(_DTYPES[place.dtype])
+    room = max(place.numbers - RUN, 0) + 1
+    first = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") % room
+    file.seek(place.offset + first * dtype.itemsize)
+    run = np.frombuffer(file.read(min(RUN, place.numbers) * dtype.itemsize), dtype)
+    if place.dtype == "BF16":  # the upper half of a float32
+        run = (run.astype(np.uint32) << 16).view(np.float32)
+    return np.nan_to_num(run.astype(np.float64), posinf=0.0, neginf=0.0)

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from registry.lineage.weights import likeness
+from registry.lineage.weights import Weights
 from registry.storage import Storage
 from tests.registry.object_store import ObjectStore
 
 NAMES = [f"layers.{number}.weight" for number in range(8)]
 ENTRY = {"dtype": "F32", "shape": [64, 64], "data_offsets": [0, 16384]}
+
+
+def likeness(storage: Storage, first: str, second: str) -> float | None:
+    return Weights(storage, first).likeness(Weights(storage, second))
 
 
 def put(
