@@ -77,7 +77,7 @@ def show(email: str) -> Answer:
         recipient=service.describe(recipient),
         copies=found,
         email=recipient.email,
-        erased=service.is_erased(recipient),
+        erased=service.is_erased(recipient.email),
     )
 
 

@@ -93,7 +93,7 @@ def add_recipient(
 def new_recipient(address: str, public_key: bytes | None, organisation: int) -> Recipient:
     """The row of a recipient who is not stored yet, with a fresh salt; ``address`` as :func:`normal_email`
     gives it. :class:`InputError` for one that stands for an erased recipient."""
-    if address.endswith(f"@{ERASED}"):
+    if is_erased(address):
         raise InputError(
             f"{address}: addresses at {ERASED} stand for recipients who were erased.", "Give another address."
         )
@@ -146,14 +146,14 @@ def erase(recipient: Recipient) -> None:
     recipient.salt = os.urandom(32)
 
 
-def is_erased(recipient: Recipient) -> bool:
-    """Whether this row stands for a recipient who was erased."""
-    return recipient.email.endswith(f"@{ERASED}")
+def is_erased(address: str) -> bool:
+    """Whether this address stands for a recipient who was erased."""
+    return address.endswith(f"@{ERASED}")
 
 
 def refuse_erased(recipient: Recipient) -> None:
     """:class:`StateError` for a row that stands for a recipient who was erased."""
-    if is_erased(recipient):
+    if is_erased(recipient.email):
         raise StateError(f"{recipient.email} stands for a recipient who was erased.", "Nothing was changed.")
 
 

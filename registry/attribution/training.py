@@ -173,22 +173,31 @@ def fitted_images(source: RenderedImages, most: int) -> int:
 
 def regression(source: RenderedImages, network: PixelNetwork, count: int) -> LinearReading:
     """The regression of ``count`` images that ``network`` may begin as."""
-    return linear_reading(_pixels_and_bits(source, network, count))
+
+    def pixels() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for images, bits in _drawn(source, count, 0, "regression"):
+            x, _ = _canvases(images, network.size)
+            yield reduced(x, network.side), bits
+
+    return linear_reading(pixels())
 
 
-def _pixels_and_bits(
-    source: RenderedImages, network: PixelNetwork, count: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """``count`` images or two, (n, 3, side, side) in [-1, 1] as the regression sees them, and their bits."""
-    with progress("regression", count) as bar, between_steps() as check:
-        size = max(1, min(READ_BATCH, count // 2))
+def _drawn(
+    source: RenderedImages, count: int, seed: int, title: str
+) -> Iterator[tuple[list[Image.Image], torch.Tensor]]:
+    """``count`` images, rounded up to whole batches, of which there are two at least, and their bits."""
+    size = max(1, min(READ_BATCH, count // 2))
+    with progress(title, count) as bar, between_steps() as check:
         for start in range(0, max(2, count), size):
             check()
-            n = min(size, max(2, count) - start)
-            images, bits = source.draw(n, torch.Generator().manual_seed(start))
-            pixels = torch.from_numpy(np.stack([whole(image, network.size) for image in images]))
-            yield reduced(pixels.permute(0, 3, 1, 2) / 127.5 - 1, network.side), bits
-            bar.update(start + n)
+            yield source.draw(size, torch.Generator().manual_seed(start + seed))
+            bar.update(start + size)
+
+
+def _canvases(images: list[Image.Image], size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whole images as the network sees them, (n, 3, size, size) in [-1, 1], and where they are grey."""
+    pixels = torch.from_numpy(np.stack([whole(image, size) for image in images]))
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, grey_area(pixels)
 
 
 def refitted(source: RenderedImages, network: PixelNetwork, count: int) -> PixelNetwork:
@@ -200,16 +209,10 @@ def refitted(source: RenderedImages, network: PixelNetwork, count: int) -> Pixel
 
     def features() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         rng = np.random.default_rng(0)
-        size = max(1, min(READ_BATCH, count // 2))
-        with progress("last layers", count) as bar, between_steps() as check, torch.no_grad():
-            for start in range(0, max(2, count), size):
-                check()
-                images, bits = source.draw(size, torch.Generator().manual_seed(start + 1))
-                images = [image if i % 3 else training_attack(image, rng) for i, image in enumerate(images)]
-                pixels = torch.from_numpy(np.stack([whole(image, network.size) for image in images]))
-                x = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-                yield torch.cat(network.features(x, grey_area(pixels)), 1), bits
-                bar.update(start + size)
+        for images, bits in _drawn(source, count, 1, "last layers"):
+            images = [image if i % 3 else training_attack(image, rng) for i, image in enumerate(images)]
+            with torch.no_grad():
+                yield torch.cat(network.features(*_canvases(images, network.size)), 1), bits
 
     network.refit(linear_reading(features()))
     return network
