@@ -31,20 +31,15 @@ import torch
 from PIL import Image
 
 from bench.common import BUILTIN, Goal, close, kept
-from bench.marked import Marked, Reference, Signs, evidence, keys_for, open_reference, seeded
-from registry.attribution.attacks import ATTACKS, PAPER, Attack
+from bench.marked import ATTACKED, Marked, Reference, Signs, evidence, keys_for, open_reference, seeded
 from registry.attribution.inversion import ContentSpace, Inversion, Settings, content_space, known_latents
 from registry.attribution.perceptual import Perceptual, choose_perceptual
 from registry.attribution.service import copies_generator
 from registry.generators.adapters import Generator, to_images
 from verifier.evidence import log10_tail
 
-ATTACKED: dict[str, Attack] = {
-    "none": ATTACKS["clean"],
-    **{name.removeprefix("paper-"): attack for name, attack in PAPER.items()},
-}
-"""The attacks of the paper. Under each the network is to identify at least as many images."""
 GOALS = {f"network_minus_inversion_{attack}": Goal(">=", 0.0) for attack in ATTACKED}
+"""Under each attack of the paper the network is to identify at least as many images."""
 PAPERS, PAPERS_IMAGES = Settings(), 20
 PLAIN, PLAIN_IMAGES = Settings(steps=600, starts=2), 2
 QUICK = Settings(steps=12, starts=2)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from registry.attribution.attacks import ATTACKS, PAPER, Attack
 from registry.attribution.removal import State
 from registry.errors import InputError
 from registry.fingerprints.basis import Basis
@@ -38,6 +39,12 @@ LOG10_ALPHA = -6.0
 LATENT_SEED = 2024
 LOOSE = 3.0
 """Decades by which Chernoff's bound is looser than the exact tail at most, with room to spare."""
+
+ATTACKED: dict[str, Attack] = {
+    "none": ATTACKS["clean"],
+    **{name.removeprefix("paper-"): attack for name, attack in PAPER.items()},
+}
+"""The attacks of the paper, and none."""
 
 Signs = NDArray[np.int8]
 

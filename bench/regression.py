@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.common import close
-from bench.marked import Reference, Signs, keys_for, open_reference, seeded
-from registry.attribution.attacks import ATTACKS, PAPER, Attack
+from bench.marked import ATTACKED, Reference, Signs, keys_for, open_reference, seeded
 from registry.attribution.network import Resolution
 from registry.attribution.pixel_network import PixelNetwork
 from registry.attribution.training import RenderedImages, quantised, read, regression, whole
@@ -30,10 +29,6 @@ from registry.errors import InputError
 from registry.generators.adapters import to_images
 from verifier.evidence import log10_tail
 
-ATTACKED: dict[str, Attack] = {
-    "none": ATTACKS["clean"],
-    **{name.removeprefix("paper-"): attack for name, attack in PAPER.items()},
-}
 BUILTIN = "builtin:flowers-stylegan2@1"
 FITTED_SEED = 77
 QUICK_FITTED, QUICK_IMAGES = 400, 20

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from registry.accounts import service as accounts
@@ -128,6 +129,21 @@ def postgres_database(server: str, template: str | None = None) -> Iterator[str]
         with engine.connect() as connection:
             connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
         engine.dispose()
+
+
+def interrupt(patch: pytest.MonkeyPatch, owner: object, name: str, call: int) -> list[str]:
+    """Let the ``call``-th call of ``owner.name`` be interrupted; what grows by ``name`` with every call."""
+    seen: list[str] = []
+    original = getattr(owner, name)
+
+    def stopping(*args: object) -> object:
+        seen.append(name)
+        if len(seen) == call:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    patch.setattr(owner, name, stopping)
+    return seen
 
 
 def altered(folder: Path, target: Path, path: str, change: bytes) -> Path:

@@ -41,6 +41,14 @@ def add_person(home: Home, name: str, role: Role, organisation: str | None = Non
         people.set_password(session, person, PASSWORD)
 
 
+def admins_browser(home: Home) -> Browser:
+    """That of an administrator who is new and signed in."""
+    add_admin(home)
+    browser = Browser(home)
+    browser.sign_in()
+    return browser
+
+
 class Browser:
     """A browser on the application of ``home``."""
 

@@ -18,7 +18,7 @@ from registry.home import Home
 from registry.keys import bulk
 from registry.keys import service as keys
 from registry.keys.models import UserKey
-from tests.registry.accounts.support import ADMIN, Browser, add_admin
+from tests.registry.accounts.support import Browser, admins_browser
 from tests.registry.support import MODEL, RECIPIENT
 
 SCRIPT = "\"'><script>alert(1)</script>"
@@ -26,10 +26,7 @@ SCRIPT = "\"'><script>alert(1)</script>"
 
 @pytest.fixture
 def browser(sqlite_ready: Home) -> Browser:
-    add_admin(sqlite_ready)
-    browser = Browser(sqlite_ready)
-    browser.sign_in(ADMIN)
-    return browser
+    return admins_browser(sqlite_ready)
 
 
 def post(browser: Browser, path: str, **form: Any) -> Any:

@@ -16,6 +16,7 @@ from registry.fingerprints.quality import choose_strength, copy_psnr
 from registry.generators.stylegan2.adapter import StyleGAN2
 from registry.generators.stylegan2.checkpoints import WEIGHTS
 from registry.generators.stylegan2.network import Layout, Synthesis
+from tests.registry.support import interrupt
 
 BITS, PSNR_DB = 8, 30.0
 
@@ -92,16 +93,7 @@ def test_an_interrupted_run_goes_on(
     monkeypatch.setattr(joint, "SETTLING", 1)
     monkeypatch.setattr(joint, "PIXELS", 8 * generator.size**2)
     latents = generator.sample_latents(40, seed=5)
-    seen: list[int] = []
-    attack = joint.attack
-
-    def stopping(*args: object) -> object:
-        seen.append(1)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return attack(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(joint, "attack", stopping)
+    seen = interrupt(monkeypatch, joint, "attack", 3)
     with pytest.raises(KeyboardInterrupt):
         train_jointly(generator, begin, latents, PSNR_DB, 4, tmp_path)
     found = train_jointly(generator, begin, latents, PSNR_DB, 4, tmp_path)

@@ -16,6 +16,7 @@ from registry.generators.stylegan2.adapter import StyleGAN2
 from registry.generators.stylegan2.checkpoints import WEIGHTS, save_model
 from registry.generators.stylegan2.network import Layout, Synthesis
 from tests.registry.generators.stylegan2.support import LAYOUT, make_state
+from tests.registry.support import interrupt
 
 ADAPTER = get_adapter("stylegan2")
 BITS = 8
@@ -170,16 +171,7 @@ def test_an_interrupted_run_continues_to_the_same_basis(
         return learn_stylegan2(generator, WEIGHTS, "sha256:0", latents, 8, PSNR_DB, work)
 
     whole = learn(tmp_path / "whole")
-    seen: list[int] = []
-    difference = learned_stylegan2._difference
-
-    def stopping(*args: object) -> torch.Tensor:
-        seen.append(1)
-        if len(seen) == 6:
-            raise KeyboardInterrupt
-        return difference(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(learned_stylegan2, "_difference", stopping)
+    seen = interrupt(monkeypatch, learned_stylegan2, "_difference", 6)
     with pytest.raises(KeyboardInterrupt):
         learn(tmp_path / "stopped")
     assert learn(tmp_path / "stopped").digest == whole.digest

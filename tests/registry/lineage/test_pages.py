@@ -6,15 +6,12 @@ import pytest
 
 from registry.generators import service as generators
 from registry.home import Home
-from tests.registry.accounts.support import ADMIN, Browser, add_admin
+from tests.registry.accounts.support import Browser, admins_browser
 
 
 @pytest.fixture
 def browser(sqlite_home: Home) -> Browser:
-    add_admin(sqlite_home)
-    browser = Browser(sqlite_home)
-    browser.sign_in(ADMIN)
-    return browser
+    return admins_browser(sqlite_home)
 
 
 def test_derived_models_stand_beside_what_they_come_from(sqlite_home: Home, browser: Browser) -> None:
